@@ -1,0 +1,128 @@
+"""Topics and what their records hold, other than GPU records (see wire)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+
+from collectors.contract.bus import TopicSpec
+
+GPU, EVENTS, ALLOC, FACILITY = (
+    "telemetry.gpu",
+    "telemetry.events",
+    "telemetry.alloc",
+    "telemetry.facility",
+)
+DEAD = "telemetry.dead"
+LIVE, ALERTS, CONTROL, FLUSHED = (
+    "petawatch.live",
+    "petawatch.alerts",
+    "petawatch.control",
+    "petawatch.flushed",
+)
+
+_HOUR, _MIB = 3600, 2**20
+
+
+def topic_specs(
+    prefix: str = "",
+    *,
+    gpu_partitions: int = 12,
+    retention_h: int = 72,
+    retention_bytes: int = 8 * 2**30,
+) -> list[TopicSpec]:
+    """All topics, each name behind `prefix` (self-tests have topics of their own)."""
+    keep_s = retention_h * _HOUR
+    specs = [
+        TopicSpec(GPU, gpu_partitions, keep_s, retention_bytes),
+        TopicSpec(EVENTS, 1, 30 * 24 * _HOUR, 512 * _MIB),
+        TopicSpec(ALLOC, 1, 400 * 24 * _HOUR, 1024 * _MIB, compacted=True),
+        TopicSpec(FACILITY, 1, keep_s, 512 * _MIB),
+        TopicSpec(LIVE, 1, 600, 64 * _MIB),
+        TopicSpec(ALERTS, 1, 400 * 24 * _HOUR, 512 * _MIB, compacted=True),
+        TopicSpec(CONTROL, 1, 400 * 24 * _HOUR, 64 * _MIB, compacted=True),
+        TopicSpec(FLUSHED, 1, keep_s, 256 * _MIB),
+        TopicSpec(DEAD, 1, keep_s, 512 * _MIB),
+    ]
+    return [dataclasses.replace(spec, name=prefix + spec.name) for spec in specs]
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """Slots of one node; an empty `slots` means all that the inventory has there."""
+
+    node: str
+    slots: tuple[str, ...] = ()
+
+
+class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who holds which slots from when to when: a record of `telemetry.alloc`.
+
+    Keyed by (source, id); a later record of the same key replaces the earlier
+    one (an end becomes known, a correction).  `to_us` None is open-ended.
+    `weight` is the integer share where claims share a GPU.
+    """
+
+    source: str
+    id: str
+    tenant: str
+    project: str
+    job: str
+    subjects: tuple[Subject, ...]
+    from_us: int
+    to_us: int | None = None
+    kind: str = "job"
+    """`job`, `reservation` or `maintenance`."""
+    known_us: int = 0
+    weight: int = 1
+    deleted: bool = False
+
+    @property
+    def key(self) -> bytes:
+        """The record's key on the bus."""
+        return f"{self.source}\x00{self.id}".encode()
+
+
+class Flushed(msgspec.Struct, frozen=True):
+    """What a `store` wrote, announced before it commits: a record of `petawatch.flushed`.
+
+    `touched` are the (node, hour in hours since 1970) whose minutes changed;
+    `bus_us` the bus time that the partition has reached.
+    """
+
+    partition: int
+    offset: int
+    bus_us: int
+    touched: tuple[tuple[str, int], ...]
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened: a record of `telemetry.events`."""
+
+    time_us: int
+    node: str
+    kind: str
+    """`agent_start`, `agent_stop`, `gpu_lost`, `gpu_recovered`, `xid`, `ecc`, `mig`, …"""
+    slot: str = ""
+    uuid: str = ""
+    code: int | None = None
+    text: str = ""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that was refused, with the reason: a record of `telemetry.dead`.
+
+    `reason` is short and fixed (a label of a counter), `detail` says more.
+    """
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    payload: bytes
+
+
+def dumps(value: msgspec.Struct) -> bytes:
+    """JSON of a record."""
+    return msgspec.json.encode(value)

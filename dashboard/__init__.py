@@ -1,0 +1,1 @@
+"""The pages; everything they show comes through the API's HTTP interface."""

@@ -1,0 +1,1 @@
+"""Consumes, decides, stores and answers; knows collectors' contract and kit only."""

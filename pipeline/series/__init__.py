@@ -1,0 +1,1 @@
+"""The series store: raw samples, GPU-minute parts and masks of what was seen."""
