@@ -21,7 +21,7 @@ import msgspec.structs
 
 PREFIX = "PETAWATCH_"
 DEFAULT_FILE = "petawatch.toml"
-OTHER_VARIABLES = frozenset({"CONFIG", "CACHE", "REQUIRE_STACK", "REQUIRE_BROWSER"})
+OTHER_VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "CACHE", "REQUIRE_STACK", "REQUIRE_BROWSER"})
 """Names after the prefix that are no settings: where to look, and how tests run."""
 _log = logging.getLogger(__name__)
 

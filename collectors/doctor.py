@@ -1,0 +1,127 @@
+"""`petawatch doctor`: what this machine has, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import platform
+import sys
+
+import click
+import msgspec
+
+from collectors.contract.models import find_model
+from collectors.contract.source import Backend, BackendUnavailableError, DriverGoneError
+from collectors.kit import plugins
+from collectors.kit.checks import Check, Verdict
+
+_OLDEST_PYTHON = (3, 11)
+_UNSYNCHRONISED = 5
+"""TIME_ERROR of ntp_gettime(3)."""
+_CLOCK_ERROR_MS = 500.0
+"""Node offsets of this size are still taken off by the pipeline; above it, say so."""
+
+
+class _NtpTime(ctypes.Structure):
+    _fields_ = (
+        ("seconds", ctypes.c_long),
+        ("microseconds", ctypes.c_long),
+        ("maximum_error_us", ctypes.c_long),
+        ("estimated_error_us", ctypes.c_long),
+        ("reserved", ctypes.c_long * 8),
+    )
+
+
+def checks() -> list[Check]:
+    """Python, our version, the clock and the GPUs: what an agent needs."""
+    return [_python(), _version(), _clock(), *_gpus()]
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info[:2] >= _OLDEST_PYTHON:
+        return Check("Python", Verdict.OK, found)
+    return Check("Python", Verdict.FAIL, found, "Install Python 3.11 or later.")
+
+
+def _version() -> Check:
+    extras = [part for part in ("pipeline", "dashboard") if _offers(part)]
+    parts = ", ".join(["agent", *extras])
+    return Check("Petawatch", Verdict.OK, f"{importlib.metadata.version('petawatch')} ({parts})")
+
+
+def _offers(part: str) -> bool:
+    name = {"pipeline": "fastapi", "dashboard": "dash"}[part]
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _clock() -> Check:
+    time = _NtpTime()
+    try:
+        state = ctypes.CDLL(None, use_errno=True).ntp_gettime(ctypes.byref(time))
+    except (AttributeError, OSError):
+        return Check("Clock", Verdict.WARN, "this system does not say whether it is synchronised")
+    error_ms = time.maximum_error_us / 1e3
+    todo = "Run chrony or another NTP client; samples far off the bus's time are refused."
+    if state in {-1, _UNSYNCHRONISED}:
+        return Check("Clock", Verdict.WARN, "not synchronised, as the kernel sees it", todo)
+    found = f"synchronised, at most {error_ms:.0f} ms off"
+    verdict = Verdict.OK if error_ms <= _CLOCK_ERROR_MS else Verdict.WARN
+    return Check("Clock", verdict, found, "" if verdict is Verdict.OK else todo)
+
+
+def _gpus() -> list[Check]:
+    try:
+        backend: Backend = plugins.load("petawatch.backends", "nvml")()
+        backend.open()
+    except (BackendUnavailableError, DriverGoneError, plugins.MissingPartError) as error:
+        todo = "Nothing, where there is no NVIDIA GPU: simulation, replay and the pages work."
+        return [Check("GPUs", Verdict.WARN, str(error), todo)]
+    try:
+        models = [device.labels.model for device in backend.devices()]
+    finally:
+        backend.close()
+    counts = {model: models.count(model) for model in sorted(set(models))}
+    found = ", ".join(f"{count} × {model}" for model, count in counts.items()) or "none"
+    unknown = [model for model in counts if find_model(model) is None]
+    if not models:
+        return [Check("GPUs", Verdict.WARN, "the driver answers and lists none", "See nvidia-smi.")]
+    if unknown:
+        todo = "Its peak is unknown: no FLOPS are shown for it, everything else is."
+        return [Check("GPUs", Verdict.WARN, found, todo)]
+    return [Check("GPUs", Verdict.OK, found)]
+
+
+def gather() -> list[Check]:
+    """The checks of all parts that are installed here, in order of part."""
+    found: list[Check] = []
+    for name in plugins.names("petawatch.checks"):
+        try:
+            found += plugins.load("petawatch.checks", name)()
+        except plugins.MissingPartError as error:
+            found.append(Check(name.capitalize(), Verdict.OK, f"not installed here ({error})"))
+    return found
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def doctor(*, as_json: bool) -> None:
+    """Says what is here, what is not, and what to do about it.
+
+    Exit status 1 when something will not work.
+    """
+    found = gather()
+    for check in found:
+        click.echo(msgspec.json.encode(check).decode() if as_json else _line(check))
+    if any(check.verdict is Verdict.FAIL for check in found):
+        sys.exit(1)
+
+
+def _line(check: Check) -> str:
+    mark = {Verdict.OK: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗"}[check.verdict]
+    line = f"{mark} {check.verdict.value:<4}  {check.name:<14} {check.found}"
+    return f"{line}\n{'':<23}→ {check.todo}" if check.todo else line
