@@ -33,7 +33,7 @@ class GpuModel:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text.split("/")[-1])
+        return float(text.rsplit("/", maxsplit=1)[-1])
     except ValueError:
         return None
 

@@ -1,0 +1,1 @@
+"""From records on the bus to columns: learnt layouts, slot table, validation."""

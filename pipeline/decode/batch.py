@@ -1,0 +1,73 @@
+"""The columns that a fetch of node records becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.contract.record import SlotLabels
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that was refused: its index in the input, and why."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Group:
+    """n records of G slots each; per-record columns are [n], per-sample ones [n, G].
+
+    `gauges` is float32[Q, n, G] (NaN absent) and `counters` uint64[C, n, G]
+    (`COUNTER_ABSENT` absent), in the order of `CATALOGUE.gauges` and
+    `.counters`.  `index` is a record's place in the input, `place` and `gpu`
+    are numbers of the `SlotTable`.
+    """
+
+    index: NDArray[np.intp]
+    place: NDArray[np.int32]
+    origin: NDArray[np.uint8]
+    run: NDArray[np.uint64]
+    sequence: NDArray[np.uint64]
+    time_us: NDArray[np.int64]
+    label_epoch: NDArray[np.uint64]
+    gpu: NDArray[np.int32]
+    energy_epoch: NDArray[np.uint64]
+    gauges: NDArray[np.float32]
+    counters: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def slots(self) -> int:
+        """G, the slots of each record."""
+        return self.gpu.shape[1]
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Group:
+        """The group of some of its records, in the order given."""
+        return Group(
+            self.index[rows], self.place[rows], self.origin[rows], self.run[rows],
+            self.sequence[rows], self.time_us[rows], self.label_epoch[rows], self.gpu[rows],
+            self.energy_epoch[rows], self.gauges[:, rows], self.counters[:, rows],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """All that a fetch held: groups of equal slot count, labels by input index, and refusals."""
+
+    groups: Sequence[Group]
+    labels: Sequence[tuple[int, Sequence[SlotLabels]]]
+    broken: Sequence[Broken]
+
+    @property
+    def samples(self) -> int:
+        """GPU-samples in all groups."""
+        return sum(len(group) * group.slots for group in self.groups)

@@ -1,0 +1,284 @@
+"""Reads a whole fetch of node records into columns.
+
+Records of a known layout are joined into one byte matrix and cut into arrays.
+A new layout is learnt from its first record and checked once against the
+ordinary Protobuf parser; what cannot be learnt goes through that parser.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+from collectors.contract.record import SCHEMA_VERSION, NodeRecord, SlotLabels
+from collectors.contract.wire import MAX_SLOTS, BrokenRecordError, parse
+from pipeline.decode.batch import Broken, Decoded, Group
+from pipeline.decode.layout import Layout, UnusualError, learn, scan, split_labels
+from pipeline.decode.slots import SlotTable
+
+_MOST_LAYOUTS = 512
+_MOST_IDENTITIES = 1_000_000
+_BAD_PLACE = -1
+
+
+class Reader:
+    """Decodes fetches; remembers layouts and identities in bounded tables."""
+
+    def __init__(self, table: SlotTable) -> None:
+        self._table = table
+        self._layouts: dict[int, list[Layout]] = {}
+        self._identities: dict[bytes, int] = {}
+        self._metrics = CATALOGUE.metrics
+        self._gauges = [metric.number for metric in CATALOGUE.gauges]
+        self._counters = [metric.number for metric in CATALOGUE.counters]
+
+    def read(self, values: Sequence[bytes]) -> Decoded:
+        """Columns of all records that are valid, and the reasons for those that are not."""
+        out = _Output()
+        fast: dict[int, _Batch] = {}
+        unknown = self._sort(values, fast)
+        for index in unknown:
+            self._meet(index, values[index], fast, out)
+        for batch in fast.values():
+            self._cut(batch, values, out)
+        by_count: dict[int, list[tuple[int, NodeRecord]]] = defaultdict(list)
+        for index in out.slow:
+            try:
+                record = parse(values[index])
+            except BrokenRecordError as error:
+                out.broken.append(Broken(index, error.reason, str(error)))
+                continue
+            if record.labels:
+                out.labels.append((index, record.labels))
+            by_count[len(record.slots)].append((index, record))
+        out.groups.extend(self._slow(records) for records in by_count.values())
+        return Decoded(out.groups, out.labels, out.broken)
+
+    def _sort(self, values: Sequence[bytes], fast: dict[int, _Batch]) -> list[int]:
+        """Puts each record to a known layout; returns the indices that fit none."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, length in enumerate(map(len, values)):
+            by_length[length].append(index)
+        unknown: list[int] = []
+        for length, indices in by_length.items():
+            if length not in self._layouts:
+                unknown.extend(indices)
+                continue
+            left = np.array(indices, np.intp)
+            joined = b"".join([values[i] for i in indices])
+            matrix = np.frombuffer(joined, np.uint8).reshape(-1, length)
+            for layout in self._layouts[length]:
+                if not len(left):
+                    break
+                fits = layout.fits(matrix)
+                if fits.all():
+                    fast[id(layout)] = _Batch(layout, left.tolist(), matrix)
+                elif fits.any():
+                    fast[id(layout)] = _Batch(layout, left[fits].tolist(), matrix[fits])
+                left, matrix = left[~fits], matrix[~fits]
+            unknown.extend(left.tolist())
+        return unknown
+
+    def _meet(self, index: int, data: bytes, fast: dict[int, _Batch], out: _Output) -> None:
+        """A record of no known layout: learns it, or leaves it to the parser."""
+        try:
+            fields = scan(data)
+            length = split_labels(fields, data)
+            layout = self._known(data, length) or self._learn(learn(fields, data, length), data)
+            if length < len(data):
+                out.labels.append((index, _labels(data[length:])))
+        except (UnusualError, BrokenRecordError):
+            out.slow.append(index)
+            return
+        fast.setdefault(id(layout), _Batch(layout)).add(index, data[:length])
+
+    def _known(self, data: bytes, length: int) -> Layout | None:
+        row = np.frombuffer(data, np.uint8, count=length).reshape(1, length)
+        return next((x for x in self._layouts.get(length, ()) if x.fits(row)[0]), None)
+
+    def _learn(self, layout: Layout, data: bytes) -> Layout:
+        """Keeps a layout once the ordinary parser takes its first record too."""
+        record = parse(data)
+        if len(record.slots) != layout.count:
+            raise UnusualError("the parser sees another record")
+        if sum(map(len, self._layouts.values())) >= _MOST_LAYOUTS:
+            self._layouts.clear()
+        self._layouts.setdefault(layout.length, []).append(layout)
+        return layout
+
+    def _cut(self, batch: _Batch, values: Sequence[bytes], out: _Output) -> None:
+        """Cuts the joined records of one layout into a group."""
+        layout, matrix = batch.layout, batch.matrix()
+        index = np.array(batch.indices, np.intp)
+        schema = _column(matrix, layout.spans[1], "<u4")[:, 0]
+        origin = _column(matrix, layout.spans[2], "<u4")[:, 0]
+        time_us = _column(matrix, layout.spans[5], "<i8")[:, 0]
+        place = self._places(layout, values, batch.indices)
+        good = (schema == SCHEMA_VERSION) & (origin >= 1) & (origin <= 3) & (place != _BAD_PLACE)
+        good &= (time_us >= 0) & (time_us < 1 << 62)
+        if not good.all():
+            # The ordinary parser names what is wrong with each.
+            out.labels[:] = [x for x in out.labels if x[0] not in set(index[~good].tolist())]
+            out.refer(index[~good].tolist(), time_us[~good].tolist())
+            matrix, index, place = matrix[good], index[good], place[good]
+            if not len(index):
+                return
+        out.groups.append(self._group(layout, matrix, index, place))
+
+    def _group(
+        self,
+        layout: Layout,
+        matrix: NDArray[np.uint8],
+        index: NDArray[np.intp],
+        place: NDArray[np.int32],
+    ) -> Group:
+        spans, n = layout.spans, len(index)
+        gauges = np.full((len(self._gauges), n, layout.count), np.nan, np.float32)
+        counters = np.full((len(self._counters), n, layout.count), COUNTER_ABSENT, np.uint64)
+        for row, number in enumerate(self._gauges):
+            if number in spans:
+                gauges[row] = _column(matrix, spans[number], "<f4")
+        for row, number in enumerate(self._counters):
+            if number in spans:
+                counters[row] = _column(matrix, spans[number], "<u8")
+        return Group(
+            index,
+            place,
+            _column(matrix, spans[2], "<u4")[:, 0].astype(np.uint8),
+            _column(matrix, spans[3], "<u8")[:, 0],
+            _column(matrix, spans[4], "<u8")[:, 0],
+            _column(matrix, spans[5], "<i8")[:, 0],
+            _column(matrix, spans[6], "<u8")[:, 0],
+            self._gpus(place),
+            _column(matrix, spans[9], "<u8"),
+            gauges,
+            counters,
+        )
+
+    def _gpus(self, place: NDArray[np.int32]) -> NDArray[np.int32]:
+        table = self._table.place_gpus
+        used: NDArray[np.int32] = np.unique(place)
+        rows = np.stack([table[int(p)] for p in used])
+        return rows[np.searchsorted(used, place)]
+
+    def _places(
+        self, layout: Layout, values: Sequence[bytes], indices: list[int]
+    ) -> NDArray[np.int32]:
+        """Place numbers, by the bytes from the node's name to the last slot."""
+        start, end = layout.identity
+        known = self._identities
+        places: list[int] = []
+        for i in indices:
+            key = values[i][start:end]
+            place = known.get(key)
+            places.append(self._identify(layout, values[i], key) if place is None else place)
+        return np.array(places, np.int32)
+
+    def _identify(self, layout: Layout, data: bytes, key: bytes) -> int:
+        if len(self._identities) >= _MOST_IDENTITIES:
+            self._identities.clear()
+        (a, b), (c, d) = layout.spans[7], layout.spans[8]
+        slots = tuple(np.frombuffer(data[c:d], "<u8").tolist())
+        try:
+            name = data[a:b].decode()
+        except UnicodeDecodeError:
+            return _BAD_PLACE
+        if len(set(slots)) != len(slots) or len(slots) > MAX_SLOTS:
+            return _BAD_PLACE
+        place = self._identities[key] = self._table.place(name, slots)
+        return place
+
+    def _slow(self, records: list[tuple[int, NodeRecord]]) -> Group:
+        """A group of records that the ordinary parser has read, all of one slot count."""
+        rows = [record for _, record in records]
+        count, n = len(rows[0].slots), len(rows)
+        place = np.array([self._table.place(r.node, tuple(r.slots)) for r in rows], np.int32)
+        gauges = np.full((len(self._gauges), n, count), np.nan, np.float32)
+        counters = np.full((len(self._counters), n, count), COUNTER_ABSENT, np.uint64)
+        names = ([m.name for m in CATALOGUE.gauges], [m.name for m in CATALOGUE.counters])
+        for target, metrics in zip((gauges, counters), names, strict=True):
+            for row, name in enumerate(metrics):
+                for at, record in enumerate(rows):
+                    if name in record.values:
+                        target[row, at] = record.values[name]
+        return Group(
+            np.array([index for index, _ in records], np.intp),
+            place,
+            np.array([r.origin for r in rows], np.uint8),
+            np.array([r.run for r in rows], np.uint64),
+            np.array([r.sequence for r in rows], np.uint64),
+            np.array([r.time_us for r in rows], np.int64),
+            np.array([r.label_epoch for r in rows], np.uint64),
+            self._gpus(place),
+            np.array([r.energy_epochs for r in rows], np.uint64).reshape(n, count),
+            gauges,
+            counters,
+        )
+
+
+class _Output:
+    """What a read gathers."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.labels: list[tuple[int, Sequence[SlotLabels]]] = []
+        self.broken: list[Broken] = []
+        self.slow: list[int] = []
+
+    def refer(self, indices: list[int], times_us: list[int]) -> None:
+        """Leaves records to the parser, except those whose time alone is impossible."""
+        for index, time_us in zip(indices, times_us, strict=True):
+            if 0 <= time_us < 1 << 62:
+                self.slow.append(index)
+            else:
+                self.broken.append(Broken(index, "time", f"{time_us} µs"))
+
+
+class _Batch:
+    """Records of one layout, joined late."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        indices: list[int] | None = None,
+        matrix: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.layout = layout
+        self.indices = [] if indices is None else list(indices)
+        self._matrix = matrix
+        self._late: list[bytes] = []
+
+    def add(self, index: int, data: bytes) -> None:
+        """One more record, of exactly the layout's length."""
+        self.indices.append(index)
+        self._late.append(data)
+
+    def matrix(self) -> NDArray[np.uint8]:
+        """All records, uint8[n, length]."""
+        length = self.layout.length
+        late = np.frombuffer(b"".join(self._late), np.uint8).reshape(-1, length)
+        if self._matrix is None:
+            return late
+        return np.concatenate([self._matrix, late]) if self._late else self._matrix
+
+
+def _column(matrix: NDArray[np.uint8], span: tuple[int, int], dtype: str) -> NDArray[Any]:
+    """The payload of one field in all records, [n, numbers]."""
+    return np.ascontiguousarray(matrix[:, span[0] : span[1]]).view(dtype)
+
+
+def _labels(tail: bytes) -> Sequence[SlotLabels]:
+    """The labels at a record's end; they are a message of the same type by themselves."""
+    from collectors.contract.schema import message_class  # noqa: PLC0415  (see wire)
+
+    message = message_class()()
+    try:
+        message.ParseFromString(tail)
+    except Exception as error:
+        raise BrokenRecordError("undecodable", str(error)) from error
+    return [SlotLabels(x.slot, x.uuid, x.model, x.serial, x.occupant) for x in message.labels]
