@@ -1,0 +1,135 @@
+"""The rule between claims, and the live index against it at every moment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collectors.contract.identity import parse_slot
+from collectors.contract.topics import Allocation, Subject
+from pipeline.books.claims import (
+    MAINTENANCE,
+    NOBODY,
+    UPKEEP,
+    ClaimIndex,
+    Owner,
+    Piece,
+    claims_of,
+    ownership,
+)
+
+SLOTS = ("0000:1b:00.0", "0000:3d:00.0")
+PLACES = [(node, parse_slot(slot)) for node in ("n1", "n2") for slot in SLOTS]
+
+
+def allocation(
+    key: str,
+    tenant: str,
+    from_us: int,
+    to_us: int | None,
+    *subjects: Subject,
+    kind: str = "job",
+    deleted: bool = False,
+) -> Allocation:
+    return Allocation(
+        "test",
+        key,
+        tenant,
+        "p",
+        key,
+        subjects or (Subject("n1"),),
+        from_us,
+        to_us,
+        kind=kind,
+        deleted=deleted,
+    )
+
+
+def test_later_start_wins_and_maintenance_beats_all():
+    claims = [
+        claim
+        for one in (
+            allocation("a", "ant", 10, 100),
+            allocation("b", "bee", 20, 50),
+            allocation("m", "", 5, 30, kind="maintenance"),
+        )
+        for claim in claims_of(one)
+    ]
+    assert ownership(claims, PLACES[0][1], 0, 120) == [
+        Piece(0, 5, NOBODY),
+        Piece(5, 30, UPKEEP),
+        Piece(30, 50, Owner("tenant", "bee", "p", "b")),
+        Piece(50, 100, Owner("tenant", "ant", "p", "a")),
+        Piece(100, 120, NOBODY),
+    ]
+
+
+def test_a_claim_holds_its_own_slots_only():
+    claims = claims_of(allocation("a", "ant", 0, None, Subject("n1", (SLOTS[1],))))
+    assert ownership(claims, parse_slot(SLOTS[0]), 0, 9) == [Piece(0, 9, NOBODY)]
+    assert ownership(claims, parse_slot(SLOTS[1]), 0, 9)[0].owner.tenant == "ant"
+
+
+def test_deleted_and_empty_allocations_claim_nothing():
+    assert claims_of(allocation("a", "ant", 0, None, deleted=True)) == []
+    assert claims_of(allocation("a", "ant", 7, 7)) == []
+
+
+def test_a_slot_that_is_no_address_is_refused():
+    with pytest.raises(ValueError, match="PCI address"):
+        claims_of(allocation("a", "ant", 0, None, Subject("n1", ("gpu0",))))
+
+
+def test_a_correction_replaces_and_ended_claims_are_forgotten():
+    index = ClaimIndex(PLACES, keep_us=100)
+    index.apply(allocation("a", "ant", 0, None))
+    assert index.owners_at(10).tolist() == [2, 2, 0, 0]
+    index.apply(allocation("a", "ant", 0, 20, Subject("n2")))
+    assert index.owners_at(10).tolist() == [0, 0, 2, 2]
+    assert index.owners_at(20).tolist() == [0, 0, 0, 0]
+    assert len(index) == 1
+    index.owners_at(120)
+    assert len(index) == 0
+
+
+times = st.integers(0, 60)
+subjects = st.lists(
+    st.builds(
+        Subject, st.sampled_from(["n1", "n2", "n3"]), st.sampled_from([(), SLOTS[:1], SLOTS])
+    ),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+allocations = st.builds(
+    Allocation,
+    source=st.sampled_from(["s", "t"]),
+    id=st.sampled_from(["1", "2", "3"]),
+    tenant=st.sampled_from(["ant", "bee", "cat"]),
+    project=st.just(""),
+    job=st.just(""),
+    subjects=subjects,
+    from_us=times,
+    to_us=st.none() | times,
+    kind=st.sampled_from(["job", "job", "maintenance"]),
+    deleted=st.sampled_from([False, False, False, True]),
+)
+
+
+@given(st.lists(st.tuples(times, allocations) | st.tuples(times, st.none()), max_size=25))
+def test_the_index_agrees_with_the_rule_at_every_time(steps: list[tuple[int, Allocation | None]]):
+    index = ClaimIndex(PLACES)
+    last: dict[tuple[str, str], Allocation] = {}
+    for time_us, one in steps:
+        if one is not None:
+            index.apply(one)
+            last[one.source, one.id] = one
+        claims = [claim for kept in last.values() for claim in claims_of(kept)]
+        codes = index.owners_at(time_us)
+        assert codes.dtype == np.int32
+        for (node, slot), code in zip(PLACES, codes.tolist(), strict=True):
+            mine = [claim for claim in claims if claim.node == node]
+            (piece,) = ownership(mine, slot, time_us, time_us + 1)
+            shown = UPKEEP if code == MAINTENANCE else Owner("tenant", index.tenants[code])
+            assert (NOBODY if code == 0 else shown)[:2] == piece.owner[:2]
