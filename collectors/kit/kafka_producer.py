@@ -1,0 +1,205 @@
+"""Sends to Kafka through aiokafka: idempotent, acknowledged by all replicas, zstd.
+
+The agent imports this module, so it imports little and knows nothing of consumers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    ProducerClosed,
+    RecordListTooLargeError,
+)
+from aiokafka.producer import AIOKafkaProducer
+
+from collectors.contract.bus import ARRIVAL_HEADER, BusUnavailableError, Message, RefusedError
+from collectors.kit.partitions import partition_of
+
+_BATCH_BYTES = 2**20
+"""A batch is at most this long before compression, or one record."""
+
+_RECORD_OVERHEAD_BYTES = 64
+"""More than a record's framing and its arrival header take in a batch."""
+
+_REFUSALS = (
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+)
+"""The broker's words for a record that it will never take."""
+
+_Batch = list[Message]
+_Queues = dict[tuple[str, int], deque[_Batch]]
+
+
+class KafkaProducer:
+    """See the port, `collectors.contract.bus.Producer`.
+
+    A send takes `timeout_s` at most, and one runs at a time.  When it fails,
+    the client is thrown away and the next send makes a new one: aiokafka's
+    idempotent producer never gets past a batch that the broker refused, and
+    would deliver a batch that was given up long after the caller sent it again.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        client_id: str = "petawatch",
+        max_request_bytes: int = 4 * 2**20,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._client_id = client_id
+        self._max_request_bytes = max_request_bytes
+        self._timeout_s = timeout_s
+        self._client: Any = None  # aiokafka is not typed
+        self._sending = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connects.  Raises BusUnavailableError."""
+        async with self._exchange():
+            await self._connect()
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Sends, and waits for all acknowledgements.
+
+        Raises RefusedError for the guilty records, all others being
+        acknowledged, and BusUnavailableError, after which any of them may have
+        been taken or not.
+        """
+        limit = self._max_request_bytes
+        refused = {
+            f"above {limit} bytes": [
+                one for one in messages if len(one.key) + len(one.value) > limit
+            ]
+        }
+        taken = [one for one in messages if len(one.key) + len(one.value) <= limit]
+        async with self._exchange():
+            queues = await self._queue(taken)
+            while queues:
+                await self._round(queues, refused)
+        guilty = [message for some in refused.values() for message in some]
+        if guilty:
+            reasons = ", ".join(reason for reason, some in refused.items() if some)
+            raise RefusedError(f"{len(guilty)} record(s) refused: {reasons}", guilty)
+
+    async def stop(self) -> None:
+        """Closes; every send has been acknowledged or has failed by then."""
+        async with self._sending:
+            client, self._client = self._client, None
+            if client is not None:
+                await client.stop()
+
+    @asynccontextmanager
+    async def _exchange(self) -> AsyncGenerator[None]:
+        """One exchange with the broker at a time, each bounded; a failed one costs the client."""
+        async with self._sending:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    yield
+            except (KafkaError, OSError, TimeoutError) as error:
+                await self._abandon()
+                reason = str(error) or f"no answer within {self._timeout_s:g} s"
+                raise BusUnavailableError(f"Kafka at {self._bootstrap}: {reason}") from error
+            except BaseException:
+                await self._abandon()
+                raise
+
+    async def _connect(self) -> Any:
+        if self._client is None:
+            self._client = AIOKafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                client_id=self._client_id,
+                enable_idempotence=True,
+                acks="all",
+                compression_type="zstd",
+                max_batch_size=_BATCH_BYTES,
+                max_request_size=2**30,  # judged above, by the size of the record alone
+                request_timeout_ms=int(self._timeout_s * 1000),
+            )
+            await self._client.start()
+        return self._client
+
+    async def _queue(self, messages: Sequence[Message]) -> _Queues:
+        """The batches of each partition, in order."""
+        client = await self._connect()
+        counts = {
+            topic: len(await client.partitions_for(topic))
+            for topic in {one.topic for one in messages}
+        }
+        queues: _Queues = {}
+        sizes: dict[tuple[str, int], int] = {}
+        for message in messages:
+            target = (message.topic, partition_of(message.key, counts[message.topic]))
+            size = len(message.key) + len(message.value) + _RECORD_OVERHEAD_BYTES
+            queue = queues.setdefault(target, deque())
+            sizes[target] = sizes.get(target, 0) + size
+            if not queue or sizes[target] > _BATCH_BYTES:
+                queue.append([])
+                sizes[target] = size
+            queue[-1].append(message)
+        return queues
+
+    async def _round(self, queues: _Queues, refused: dict[str, list[Message]]) -> None:
+        """Sends each partition's next batch; a refused one is halved until the guilty record is alone."""
+        client = await self._connect()
+        targets = list(queues)
+        outcomes = await asyncio.gather(
+            *(_deliver(client, target, queues[target][0]) for target in targets),
+            return_exceptions=True,
+        )
+        for target, outcome in zip(targets, outcomes, strict=True):
+            if outcome is not None and not isinstance(outcome, _REFUSALS):
+                raise outcome
+            queue = queues[target]
+            batch = queue.popleft()
+            if outcome is not None and len(batch) == 1:
+                refused.setdefault(type(outcome).__name__, []).extend(batch)
+            elif outcome is not None:
+                middle = len(batch) // 2
+                queue.extendleft((batch[middle:], batch[:middle]))
+            if not queue:
+                del queues[target]
+        if any(outcomes):
+            await self._abandon()
+
+    async def _abandon(self) -> None:
+        """Throws the client away with all that it still holds, without waiting for the broker."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with suppress(KafkaError, OSError):
+            await client.client.close()
+        with suppress(KafkaError):
+            # Without this, stop would wait for batches that nobody delivers any more.
+            await client._sender.close()  # noqa: SLF001
+        client._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+        with suppress(KafkaError):
+            await client.stop()
+
+
+async def _deliver(client: Any, target: tuple[str, int], messages: _Batch) -> None:
+    """One batch to one partition.  Raises KafkaError."""
+    batch = client.create_batch()
+    for message in messages:
+        headers: list[tuple[str, bytes]] = []
+        if message.arrival_us is not None:
+            headers.append((ARRIVAL_HEADER, message.arrival_us.to_bytes(8, "little")))
+        if (
+            batch.append(timestamp=None, key=message.key, value=message.value, headers=headers)
+            is None
+        ):
+            raise RuntimeError("a batch came out larger than it was reckoned")
+    topic, partition = target
+    await (await client.send_batch(batch, topic, partition=partition))
