@@ -1,0 +1,1 @@
+"""The `store` role: decode, validate, GPU-minutes, raw samples; write, announce, commit."""

@@ -1,0 +1,242 @@
+"""GPU-minutes and node masks in memory, until they are flushed and let go.
+
+Knows no store and no bus: records in as columns, parts out as columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+from pipeline.decode.batch import Group
+from pipeline.decode.slots import SlotTable
+from pipeline.series.columns import merge_parts
+from pipeline.series.port import MASK_BITS, CounterSpan, GaugeSpan, MinuteParts, NodeMasks
+from pipeline.store.reduce import reduce_blocks
+from pipeline.store.rows import NEVER_FIRST, NEVER_LAST, Rows, Where
+
+MINUTE_US = 60_000_000
+_BLOCK_COLUMNS = ("start", "count", "node", "run", "label_epoch", "origin")
+
+
+class OpenMinute:
+    """All state of one minute: blocks of rows, and masks of the sequences seen."""
+
+    def __init__(self, minute: int, eviction: int) -> None:
+        self.minute = minute
+        self.eviction = eviction
+        self.rows = Rows.empty(64)
+        self.used = 0
+        self._blocks: dict[tuple[int, int, int], int] = {}
+        self._columns: dict[str, list[int]] = {name: [] for name in _BLOCK_COLUMNS}
+        self._gpus: list[NDArray[np.int32]] = []
+        self._dirty: set[int] = set()
+        self._node_keys: set[tuple[int, int, int]] = set()
+        # A node whose list of slots changed within a label epoch has rows of
+        # one key in two blocks; they are then merged before they go out.
+        self._split = False
+        self._masks: dict[tuple[int, int, int], list[int]] = {}
+        self._dirty_masks: set[tuple[int, int, int]] = set()
+
+    def add(self, group: Group, table: SlotTable) -> int:
+        """Merges records, all of this minute; returns how many had been seen before."""
+        block = self._block_numbers(group, table)
+        for numbers, points in reduce_blocks(group, block):
+            self.rows.merge(self._where(numbers, group.slots), points)
+        self._dirty.update(block.tolist())
+        return self._see(group, table)
+
+    def _block_numbers(self, group: Group, table: SlotTable) -> NDArray[np.intp]:
+        keys = zip(
+            group.place.tolist(), group.run.tolist(), group.label_epoch.tolist(), strict=True
+        )
+        known = self._blocks
+        numbers: list[int] = []
+        for row, key in enumerate(keys):
+            number = known.get(key)
+            if number is None:
+                number = self._new_block(key, group, row, table)
+            numbers.append(number)
+        origin = self._columns["origin"]
+        for number, value in zip(numbers, group.origin.tolist(), strict=True):
+            origin[number] = max(origin[number], value)
+        return np.array(numbers, np.intp)
+
+    def _new_block(
+        self, key: tuple[int, int, int], group: Group, row: int, table: SlotTable
+    ) -> int:
+        place, run, label_epoch = key
+        number = self._blocks[key] = len(self._gpus)
+        node_key = (table.place_node[place], run, label_epoch)
+        self._split = self._split or node_key in self._node_keys
+        self._node_keys.add(node_key)
+        self._gpus.append(group.gpu[row].copy())
+        values = (self.used, group.slots, table.place_node[place], run, label_epoch, 0)
+        for name, value in zip(_BLOCK_COLUMNS, values, strict=True):
+            self._columns[name].append(value)
+        self.used += group.slots
+        if self.used > self.rows.capacity:
+            self.rows = self.rows.grown(max(self.used, 2 * self.rows.capacity))
+        return number
+
+    def _where(self, numbers: NDArray[np.intp], slots: int) -> Where:
+        """State rows of whole blocks; a slice where they lie one after the other."""
+        start = np.array([self._columns["start"][n] for n in numbers.tolist()], np.intp)
+        if np.all(start[1:] - start[:-1] == slots):
+            return slice(int(start[0]), int(start[-1]) + slots)
+        return (start[:, None] + np.arange(slots)).reshape(-1)
+
+    def _see(self, group: Group, table: SlotTable) -> int:
+        """Sets the records' bits in the masks; returns how many were set already."""
+        repeats = 0
+        records: Iterable[tuple[int, int, int, int]] = zip(
+            group.place.tolist(),
+            group.run.tolist(),
+            group.sequence.tolist(),
+            group.origin.tolist(),
+            strict=True,
+        )
+        for place, run, sequence, origin in records:
+            block, bit = divmod(sequence, MASK_BITS)
+            key = (table.place_node[place], run, block)
+            entry = self._masks.setdefault(key, [0, origin])
+            if entry[0] >> bit & 1:
+                repeats += 1
+            else:
+                entry[0] |= 1 << bit
+                self._dirty_masks.add(key)
+        return repeats
+
+    def take_parts(self, table: SlotTable, writer: int) -> MinuteParts | None:
+        """The parts that changed since the last call."""
+        numbers = sorted(self._dirty)
+        if numbers and self._split:
+            numbers = list(range(len(self._gpus)))
+        self._dirty.clear()
+        if not numbers:
+            return None
+        c = {name: np.array([v[n] for n in numbers]) for name, v in self._columns.items()}
+        gpu = np.concatenate([self._gpus[n] for n in numbers])
+        counts = c["count"].astype(np.intp)
+        offset = np.arange(len(gpu)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(c["start"].astype(np.intp), counts) + offset
+        m = len(rows)
+        counters, gauges = self._spans(rows)
+        parts = MinuteParts(
+            table.nodes,
+            np.repeat(c["node"].astype(np.int32), counts),
+            table.arrays()[1][gpu],
+            np.full(m, self.minute, np.int64),
+            np.repeat(c["run"].astype(np.uint64), counts),
+            np.repeat(c["label_epoch"].astype(np.uint64), counts),
+            np.full(m, writer, np.uint64),
+            np.full(m, self.eviction, np.int32),
+            np.repeat(c["origin"].astype(np.uint8), counts),
+            self.rows.energy_epoch[rows],
+            counters,
+            gauges,
+        )
+        if not self._split:
+            return parts
+        merged = merge_parts(parts)
+        merged.writer[:] = writer
+        merged.eviction[:] = self.eviction
+        return merged
+
+    def _spans(self, rows: NDArray[np.intp]) -> tuple[dict[str, CounterSpan], dict[str, GaugeSpan]]:
+        state = self.rows
+        first_us, last_us = state.first_us[:, rows], state.last_us[:, rows]
+        first, last = state.first[:, rows], state.last[:, rows]
+        last[last_us == NEVER_LAST] = COUNTER_ABSENT
+        first_us[first_us == NEVER_FIRST] = 0
+        last_us[last_us == NEVER_LAST] = 0
+        final_us = state.final_us[:, rows]
+        final_us[final_us == NEVER_LAST] = 0
+        low, high, final = state.minimum[:, rows], state.maximum[:, rows], state.final[:, rows]
+        counters = {
+            metric.name: CounterSpan(first_us[i], first[i], last_us[i], last[i])
+            for i, metric in enumerate(CATALOGUE.counters)
+        }
+        gauges = {
+            metric.name: GaugeSpan(low[i], high[i], final[i], final_us[i])
+            for i, metric in enumerate(CATALOGUE.gauges)
+        }
+        return counters, gauges
+
+    def take_masks(self) -> list[tuple[int, ...]]:
+        """(node, run, block, mask, origin) of the masks that changed since the last call."""
+        keys = sorted(self._dirty_masks)
+        self._dirty_masks.clear()
+        return [(*key, *self._masks[key]) for key in keys]
+
+
+class Minutes:
+    """The open minutes of one writer."""
+
+    def __init__(self, table: SlotTable, writer: int) -> None:
+        self._table = table
+        self.writer = writer
+        self.repeats = 0
+        self._open: dict[int, OpenMinute] = {}
+        self._evictions: dict[int, int] = {}
+
+    @property
+    def rows(self) -> int:
+        """State rows in memory."""
+        return sum(minute.used for minute in self._open.values())
+
+    def add(self, group: Group) -> None:
+        """Merges valid records."""
+        minute = group.time_us // MINUTE_US
+        low, high = int(minute.min(initial=0)), int(minute.max(initial=0))
+        for number in range(low, high + 1) if high - low < 8 else np.unique(minute).tolist():
+            rows = minute == number
+            if rows.any():
+                part = group if rows.all() else group.take(rows)
+                self.repeats += self._minute(number).add(part, self._table)
+
+    def _minute(self, number: int) -> OpenMinute:
+        state = self._open.get(number)
+        if state is None:
+            state = self._open[number] = OpenMinute(number, self._evictions.get(number, 0))
+        return state
+
+    def take(self) -> tuple[list[MinuteParts], NodeMasks | None]:
+        """Parts and masks that changed since the last call."""
+        parts: list[MinuteParts] = []
+        masks: list[tuple[int, ...]] = []
+        for state in self._open.values():
+            part = state.take_parts(self._table, self.writer)
+            if part is not None:
+                parts.append(part)
+            masks += [(state.minute, state.eviction, *row) for row in state.take_masks()]
+        return parts, self._masks(masks)
+
+    def _masks(self, rows: Sequence[tuple[int, ...]]) -> NodeMasks | None:
+        if not rows:
+            return None
+        minute, eviction, node, run, block, mask, origin = zip(*rows, strict=True)
+        return NodeMasks(
+            self._table.nodes,
+            np.array(node, np.int32),
+            np.array(minute, np.int64),
+            np.array(run, np.uint64),
+            np.array(block, np.int64),
+            np.full(len(rows), self.writer, np.uint64),
+            np.array(eviction, np.int32),
+            np.array(origin, np.uint8),
+            np.array(mask, np.uint64),
+        )
+
+    def let_go(self, before_minute: int) -> None:
+        """Forgets the minutes before; what comes for them later begins a new part."""
+        for number in [n for n in self._open if n < before_minute]:
+            del self._open[number]
+            self._evictions[number] = self._evictions.get(number, 0) + 1
+
+    def forget(self, before_minute: int) -> None:
+        """Forgets that the minutes before were ever let go: no record of them is taken."""
+        self._evictions = {n: k for n, k in self._evictions.items() if n >= before_minute}

@@ -1,0 +1,133 @@
+"""State rows of GPU-minutes as arrays, and the one operation that merges points into them.
+
+A row is a semilattice: firsts are minima and lasts maxima of (time, value),
+gauges have minimum, maximum and last.  Merging is idempotent, commutative and
+associative, so repeats, order and batching cannot change the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+
+NEVER_FIRST = np.int64(np.iinfo(np.int64).max)
+NEVER_LAST = np.int64(-1)
+
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+F32 = NDArray[np.float32]
+Where = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What some records say of m distinct rows.
+
+    Times are int64[m]; counters uint64[C, m] (absent: `COUNTER_ABSENT`),
+    gauges float32[Q, m] (absent: NaN).
+    """
+
+    first_us: I64
+    first: U64
+    last_us: I64
+    last: U64
+    minimum: F32
+    maximum: F32
+    final: F32
+    energy_epoch: U64
+
+
+@dataclass(slots=True)
+class Rows:
+    """State columns: [C, capacity] of counters, [Q, capacity] of gauges."""
+
+    first_us: I64
+    first: U64
+    last_us: I64
+    last: U64
+    minimum: F32
+    maximum: F32
+    final: F32
+    final_us: I64
+    energy_epoch: U64
+
+    @classmethod
+    def empty(cls, capacity: int) -> Rows:
+        """Rows that have seen nothing."""
+        c, q = (len(CATALOGUE.counters), capacity), (len(CATALOGUE.gauges), capacity)
+        return cls(
+            np.full(c, NEVER_FIRST, np.int64),
+            np.full(c, COUNTER_ABSENT, np.uint64),
+            np.full(c, NEVER_LAST, np.int64),
+            np.zeros(c, np.uint64),
+            np.full(q, np.nan, np.float32),
+            np.full(q, np.nan, np.float32),
+            np.full(q, np.nan, np.float32),
+            np.full(q, NEVER_LAST, np.int64),
+            np.zeros(capacity, np.uint64),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Rows that there is room for."""
+        return len(self.energy_epoch)
+
+    def grown(self, capacity: int) -> Rows:
+        """The same rows with more room."""
+        more = Rows.empty(capacity - self.capacity)
+        return Rows(
+            *(
+                np.concatenate([getattr(self, name), getattr(more, name)], axis=-1)
+                for name in self.__slots__
+            )
+        )
+
+    def merge(self, at: Where, points: Points) -> None:
+        """Merges points into the rows `at`, which must be distinct."""
+        self._merge_counters(at, points)
+        self._merge_gauges(at, points)
+        self.energy_epoch[at] = np.maximum(self.energy_epoch[at], points.energy_epoch)
+
+    def _merge_counters(self, at: Where, points: Points) -> None:
+        state_us, state = self.first_us[:, at], self.first[:, at]
+        better = points.first_us < state_us
+        better |= (points.first_us == state_us) & (points.first < state)
+        better &= points.first != COUNTER_ABSENT
+        _put(self.first_us, at, state_us, better, points.first_us)
+        _put(self.first, at, state, better, points.first)
+        state_us, state = self.last_us[:, at], self.last[:, at]
+        better = points.last_us > state_us
+        better |= (points.last_us == state_us) & (points.last > state)
+        better &= points.last != COUNTER_ABSENT
+        _put(self.last_us, at, state_us, better, points.last_us)
+        _put(self.last, at, state, better, points.last)
+
+    def _merge_gauges(self, at: Where, points: Points) -> None:
+        for state, value, reduce in (
+            (self.minimum, points.minimum, np.fmin),
+            (self.maximum, points.maximum, np.fmax),
+        ):
+            state[:, at] = reduce(state[:, at], value)
+        state_us, final = self.final_us[:, at], self.final[:, at]
+        better = points.last_us > state_us
+        better |= (points.last_us == state_us) & (points.final > final)
+        better &= ~np.isnan(points.final)
+        _put(self.final_us, at, state_us, better, points.last_us)
+        _put(self.final, at, final, better, points.final)
+
+
+def _put(
+    target: NDArray[np.generic],
+    at: Where,
+    current: NDArray[np.generic],
+    better: NDArray[np.bool_],
+    value: NDArray[np.generic],
+) -> None:
+    """Writes `value` where it is better; `current` is target[:, at], a view when `at` is a slice."""
+    np.copyto(current, value, where=better)
+    if not isinstance(at, slice):
+        target[:, at] = current
