@@ -41,13 +41,16 @@ class OpenMinute:
         self._masks: dict[tuple[int, int, int], list[int]] = {}
         self._dirty_masks: set[tuple[int, int, int]] = set()
 
-    def add(self, group: Group, table: SlotTable) -> int:
-        """Merges records, all of this minute; returns how many had been seen before."""
+    def add(self, group: Group, table: SlotTable, seen: dict[int, int]) -> int:
+        """Merges records, all of this minute; returns how many had been seen before.
+
+        Those that had not are counted per node in `seen`.
+        """
         block = self._block_numbers(group, table)
         for numbers, points in reduce_blocks(group, block):
             self.rows.merge(self._where(numbers, group.slots), points)
         self._dirty.update(block.tolist())
-        return self._see(group, table)
+        return self._see(group, table, seen)
 
     def _block_numbers(self, group: Group, table: SlotTable) -> NDArray[np.intp]:
         keys = zip(
@@ -89,7 +92,7 @@ class OpenMinute:
             return slice(int(start[0]), int(start[-1]) + slots)
         return (start[:, None] + np.arange(slots)).reshape(-1)
 
-    def _see(self, group: Group, table: SlotTable) -> int:
+    def _see(self, group: Group, table: SlotTable, seen: dict[int, int]) -> int:
         """Sets the records' bits in the masks; returns how many were set already."""
         repeats = 0
         records: Iterable[tuple[int, int, int, int]] = zip(
@@ -107,6 +110,7 @@ class OpenMinute:
                 repeats += 1
             else:
                 entry[0] |= 1 << bit
+                seen[key[0]] = seen.get(key[0], 0) + 1
                 self._dirty_masks.add(key)
         return repeats
 
@@ -180,6 +184,8 @@ class Minutes:
         self._table = table
         self.writer = writer
         self.repeats = 0
+        self.seen: dict[int, int] = {}
+        """Distinct records by node number, as far as the open minutes can tell."""
         self._open: dict[int, OpenMinute] = {}
         self._evictions: dict[int, int] = {}
 
@@ -196,7 +202,7 @@ class Minutes:
             rows = minute == number
             if rows.any():
                 part = group if rows.all() else group.take(rows)
-                self.repeats += self._minute(number).add(part, self._table)
+                self.repeats += self._minute(number).add(part, self._table, self.seen)
 
     def _minute(self, number: int) -> OpenMinute:
         state = self._open.get(number)
