@@ -1,0 +1,74 @@
+# Everything that `make` offers; `make help` lists it.  A second run costs nothing:
+# stamps in .venv remember what is installed.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# The first Python that is new enough; say PYTHON=… to choose another.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; \
+	done)
+WORKERS ?= 2
+SITE ?= aisc-phase1
+BIN := .venv/bin
+RUN_STAMP := .venv/.installed-run
+DEV_STAMP := .venv/.installed-dev
+TOOLS_STAMP := .venv/.looked-for-tools
+PACKAGES := collectors pipeline dashboard
+
+.PHONY: help run test lint quick stack browser services services-stop bench lock clean python
+
+help: ## Lists these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+run: $(RUN_STAMP) ## Opens a live simulated centre in the browser (SITE=, ARGS=)
+	@$(BIN)/petawatch up --site $(SITE) $(ARGS)
+
+test: lint $(TOOLS_STAMP) ## Checks everything: lint, quick, stack and browser tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(DEV_STAMP) ## Style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+quick: $(DEV_STAMP) ## Tests that need nothing but Python
+	$(BIN)/pytest -n $(WORKERS) -m "not stack and not browser and not gpu" $(ARGS)
+
+stack: $(TOOLS_STAMP) ## Tests on a real Kafka and a real InfluxDB
+	$(BIN)/pytest -m stack $(ARGS)
+
+browser: $(TOOLS_STAMP) ## Tests in a real Chromium
+	$(BIN)/pytest -m browser $(ARGS)
+
+services: python ## Starts a real Kafka and InfluxDB, and prints their addresses
+	@$(PYTHON) deploy/services/services.py start $(ARGS)
+
+services-stop: python ## Ends them
+	@$(PYTHON) deploy/services/services.py stop
+
+bench: $(DEV_STAMP) ## Measures all that benchmarks/ measures
+	@for name in wire agent pipeline live; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+
+lock: $(DEV_STAMP) ## Renews the lock files from pyproject.toml
+	@$(BIN)/python deploy/lock.py
+
+clean: ## Removes the environment and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+python:
+	@test -n "$(PYTHON)" || { echo "petawatch needs Python 3.11 or later; none was found." \
+		"Install it, or write PYTHON=/path/to/python behind make."; exit 3; }
+
+$(RUN_STAMP): requirements.lock requirements-build.lock pyproject.toml | python
+	@$(PYTHON) deploy/setup.py environment run
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.lock requirements-build.lock pyproject.toml | python
+	@$(PYTHON) deploy/setup.py environment dev
+	@touch $(RUN_STAMP) $@
+
+$(TOOLS_STAMP): $(DEV_STAMP)
+	@$(PYTHON) deploy/setup.py tools --install
+	@touch $@
