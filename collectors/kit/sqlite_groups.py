@@ -74,6 +74,8 @@ class SqliteConsumer:
         self._spans = Spans()
         self._epoch = 0
         """Grows whenever positions change other than by reading: what was being read then is void."""
+        self._ready = False
+        """Nothing is handed out between two assignments, nor before `on_assigned` has run."""
         self._paused = False
         self._turn = 0
         self._lost = 0
@@ -103,6 +105,7 @@ class SqliteConsumer:
         self._epoch += 1
         self._generation = generation
         await self._tell(self._on_assigned)
+        self._ready = True
         self._wake.set()
 
     def _starts(self, log: LogFile, partitions: Sequence[Partition]) -> dict[Partition, int]:
@@ -116,6 +119,7 @@ class SqliteConsumer:
 
     async def revoke(self) -> None:
         """Takes the member's partitions (by its group)."""
+        self._ready = False
         await self._tell(self._on_revoked)
         self._spans.assign({})
         self._epoch += 1
@@ -141,7 +145,7 @@ class SqliteConsumer:
         while True:
             self._raise_failure()
             self._wake.clear()
-            chunks = [] if self._paused else await self._read(max_records)
+            chunks = await self._read(max_records) if self._ready and not self._paused else []
             left_s = deadline_s - loop.time()
             if chunks or left_s <= 0:
                 return chunks
@@ -159,7 +163,7 @@ class SqliteConsumer:
         if not wanted:
             return []
         chunks, skipped = await self._thread.call(lambda log: read_all(log, wanted, max_records))
-        if epoch != self._epoch:
+        if epoch != self._epoch or not self._ready:
             return []
         for partition, (offset, first) in skipped.items():
             self._lost += first - offset

@@ -159,7 +159,7 @@ def _start_from(libs: Path, data: Path, port: int) -> Settings:
 
 def _format(java: list[str], config: Path) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
-    subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603
         [
             *java,
             "kafka.tools.StorageTool",
@@ -171,8 +171,11 @@ def _format(java: list[str], config: Path) -> None:
             "--standalone",
         ],
         capture_output=True,
-        check=True,
+        text=True,
+        check=False,
     )
+    if done.returncode != 0:
+        raise MissingError(f"Kafka: its data folder could not be prepared.\n{done.stderr[-2000:]}")
 
 
 def _container(port: int) -> list[str]:

@@ -62,9 +62,8 @@ def _born_without_proc(pid: int) -> str:
     ps = shutil.which("ps")
     if ps is None or Path("/proc/self/stat").exists():
         return ""
-    return subprocess.run(
-        [ps, "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout  # noqa: S603
+    command = [ps, "-o", "lstart=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
 def alive(settings: Settings) -> bool:

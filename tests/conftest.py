@@ -1,0 +1,10 @@
+"""What all tests share; fixtures of an area live beside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+pytest_plugins = ["stack_fixtures"]
