@@ -8,9 +8,9 @@ columnar one that must agree with it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from collectors.contract.catalogue import CATALOGUE, Kind
+from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from collectors.contract.record import SCHEMA_VERSION, NodeRecord, Origin, SlotLabels
 from collectors.contract.schema import LABELS_FIELD, message_class
 
@@ -73,23 +73,55 @@ def encode_labels(labels: Sequence[SlotLabels]) -> bytes:
     return b"".join(out)
 
 
+class _Layout:
+    """What all records of a slot count share: packers, and the bytes before each array."""
+
+    def __init__(self, metrics: tuple[Metric, ...], count: int) -> None:
+        self.metrics = metrics
+        self.integers, floats = struct.Struct(f"<{count}Q"), struct.Struct(f"<{count}f")
+        self.slots_head = tag(8, _LEN) + varint(8 * count)
+        self.epochs_head = tag(9, _LEN) + varint(8 * count)
+        self.rows: list[tuple[str, bytes, Callable[..., bytes]]] = []
+        for metric in metrics:
+            packer = floats if metric.kind is Kind.GAUGE else self.integers
+            head = tag(metric.number, _LEN) + varint(packer.size)
+            self.rows.append((metric.name, head, packer.pack))
+
+
+_layouts: dict[int, _Layout] = {}
+
+
+def _layout(count: int) -> _Layout:
+    """Kept per slot count (an agent has one), and made anew when the catalogue has changed."""
+    layout = _layouts.get(count)
+    if layout is None or layout.metrics is not CATALOGUE.metrics:
+        if count > MAX_SLOTS:
+            raise ValueError(f"a record holds at most {MAX_SLOTS} slots, not {count}")
+        layout = _layouts[count] = _Layout(CATALOGUE.metrics, count)
+    return layout
+
+
 def encode(record: NodeRecord) -> bytes:
-    """The record's bytes: header, node, slots, epochs, metrics by number, labels last."""
-    count = len(record.slots)
-    integers, floats = struct.Struct(f"<{count}Q"), struct.Struct(f"<{count}f")
+    """The record's bytes: header, node, slots, epochs, metrics by number, labels last.
+
+    Raises ValueError above `MAX_SLOTS`, struct.error for an array that is not parallel.
+    """
+    layout = _layout(len(record.slots))
+    integers = layout.integers
     out = [
         encode_header(
             record.origin, record.run, record.sequence, record.time_us, record.label_epoch
         ),
         _text(7, record.node),
-        _chunk(8, integers.pack(*record.slots)),
-        _chunk(9, integers.pack(*record.energy_epochs)),
+        layout.slots_head,
+        integers.pack(*record.slots),
+        layout.epochs_head,
+        integers.pack(*record.energy_epochs),
     ]
-    for metric in CATALOGUE:
-        values = record.values.get(metric.name)
+    for name, head, pack in layout.rows:
+        values = record.values.get(name)
         if values is not None:
-            packer = floats if metric.kind is Kind.GAUGE else integers
-            out.append(_chunk(metric.number, packer.pack(*values)))
+            out += (head, pack(*values))
     out.append(encode_labels(record.labels))
     return b"".join(out)
 
