@@ -42,7 +42,7 @@ def start(cache: Path, data: Path, *, may_install: bool) -> Settings:
 
 
 def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings:
-    binary = cache / f"influxd-{VERSION}" / "influxd"
+    binary = _binary(cache)
     if not binary.is_file() and docker_answers():
         return docker_run(["--publish", f"127.0.0.1:{port}:8086", IMAGE], "InfluxDB")
     if not binary.is_file():
@@ -56,6 +56,15 @@ def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings
         *("--reporting-disabled", "--ui-disabled", "--log-level", "warn"),
     ]
     return spawn(command, data / "influxd.log")
+
+
+def at_hand(cache: Path) -> bool:
+    """Whether a start would not have to build."""
+    return _binary(cache).is_file() or docker_answers()
+
+
+def _binary(cache: Path) -> Path:
+    return cache / f"influxd-{VERSION}" / "influxd"
 
 
 def _build(cache: Path, *, may_install: bool) -> None:

@@ -76,7 +76,7 @@ def start(cache: Path, data: Path, *, may_install: bool) -> Settings:
 
 
 def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings:
-    libs = cache / f"kafka-{VERSION}" / "libs"
+    libs = _libs(cache)
     if may_install and _lacking():
         install(_PACKAGES)
     if not libs.is_dir() and docker_answers():
@@ -89,6 +89,15 @@ def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings
     if not libs.is_dir():
         _fetch(libs)
     return _start_from(libs, data, port)
+
+
+def at_hand(cache: Path) -> bool:
+    """Whether a start would neither fetch nor build."""
+    return (_libs(cache).is_dir() and not _lacking(needs_maven=False)) or docker_answers()
+
+
+def _libs(cache: Path) -> Path:
+    return cache / f"kafka-{VERSION}" / "libs"
 
 
 def _lacking(*, needs_maven: bool = True) -> list[str]:

@@ -33,6 +33,10 @@ _STARTS: dict[str, Callable[..., Settings]] = {
     "kafka": kafka_node.start,
     "influx": influx_node.start,
 }
+_AT_HAND: dict[str, Callable[[Path], bool]] = {
+    "kafka": kafka_node.at_hand,
+    "influx": influx_node.at_hand,
+}
 _ANSWERS: dict[str, Callable[[str], bool]] = {
     "kafka": kafka_node.answers,
     "influx": influx_node.answers,
@@ -51,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--install", action="store_true", help="install missing Debian packages (as root)"
     )
+    parser.add_argument("--cached", action="store_true", help="never fetch or build anything")
     options = parser.parse_args(arguments)
     names = [name for name in _STARTS if getattr(options, name)] or list(_STARTS)
     cache = Path(os.environ.get("PETAWATCH_CACHE") or Path.home() / ".cache" / "petawatch")
@@ -92,6 +97,10 @@ def _start(
             continue
         try:
             if not _well(name, state):
+                if options.cached and not _AT_HAND[name](cache):
+                    raise MissingError(
+                        f"{name} is not there yet: run python3 deploy/services/services.py start once"
+                    )
                 _stop([name], state)
                 state[name] = _launch(name, cache, options)
             print(_settings(name, state[name]), flush=True)

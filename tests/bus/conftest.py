@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Place:
         return KafkaBus(address, clock=SystemClock(), session_timeout_s=session_timeout_s)
 
     @contextlib.asynccontextmanager
-    async def bus(self, *topics: TopicSpec) -> AsyncIterator[Bus]:
+    async def bus(self, *topics: TopicSpec) -> AsyncGenerator[Bus]:
         """The bus with topics that are removed afterwards."""
         bus = self.open()
         await bus.create_topics(topics)
