@@ -1,0 +1,311 @@
+"""The columnar ledger against hand-counted cases and against the plain reference."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from books_reference import HOUR, Sample, parts_of, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collectors.contract.identity import parse_slot, slot_text
+from collectors.contract.inventory import InstalledNode, Inventory
+from collectors.contract.topics import Allocation, Subject
+from pipeline.books.claims import Claim, claims_of
+from pipeline.books.ledger import compute_hours
+from pipeline.books.rows import STATES, LedgerRows, RowKey
+from pipeline.books.segments import muldiv
+from pipeline.books.spans import merge_spans, spans_of
+
+SECOND = 1_000_000
+S1, S2 = parse_slot("0000:1b:00.0"), parse_slot("0000:3d:00.0")
+TEXT = {slot: slot_text(slot) for slot in (S1, S2)}
+H = 100
+BASE = H * HOUR
+
+
+def inventory(*nodes: InstalledNode) -> Inventory:
+    given = nodes or (node("n1"),)
+    return Inventory("t", "T", "UTC", "fp16", "dense", "boost", given)
+
+
+def node(name: str, from_us: int = 0, to_us: int | None = None) -> InstalledNode:
+    return InstalledNode(name, "h", "r", "H800", (S1, S2), 1.0, from_us, to_us)
+
+
+def claims_by_node(allocations: Sequence[Allocation]) -> dict[str, list[Claim]]:
+    last = {(one.source, one.id): one for one in allocations}
+    result: dict[str, list[Claim]] = defaultdict(list)
+    for one in last.values():
+        for claim in claims_of(one):
+            result[claim.node].append(claim)
+    return result
+
+
+def compute(
+    samples: Sequence[Sample],
+    allocations: Sequence[Allocation] = (),
+    site: Inventory | None = None,
+    hours: range = range(H, H + 1),
+    until_us: int | None = None,
+) -> LedgerRows:
+    site = site or inventory()
+    nodes = sorted({one.name for one in site.nodes})
+    claims = claims_by_node(allocations)
+    return compute_hours(parts_of(samples), claims, site, hours, nodes, until_us=until_us)
+
+
+def sample(
+    offset_s: float, *, slot: int = S1, run: int = 1, epoch: int = 1, **values: int
+) -> Sample:
+    return Sample("n1", slot, BASE + int(offset_s * SECOND), run, 1, epoch, values)
+
+
+def states(offset_s: float, observed: float, down: float, active: float, run: int = 1) -> Sample:
+    return sample(
+        offset_s,
+        run=run,
+        observed_us=int(observed * SECOND),
+        down_us=int(down * SECOND),
+        active_us=int(active * SECOND),
+    )
+
+
+def row(result: LedgerRows, *owner: str, hour: int = H, slot: int = S1) -> dict[str, int]:
+    owner = owner or ("unallocated", "", "", "")
+    return result.by_key()[hour, "n1", slot, owner[0], owner[1], owner[2], owner[3]]
+
+
+def test_a_quiet_slot_is_unobserved_for_the_whole_hour():
+    found = row(compute([]))
+    assert found["unobserved_us"] == HOUR
+    assert found["origin"] == 0
+    assert sum(found[name] for name in STATES) == HOUR
+
+
+def test_states_of_one_minute():
+    found = row(compute([states(0, 0, 0, 0), states(10, 8, 1, 5), states(20, 18, 1, 12)]))
+    assert found["active_us"] == 12 * SECOND
+    assert found["idle_us"] == 6 * SECOND
+    assert found["down_us"] == SECOND
+    assert found["unobserved_us"] == HOUR - 19 * SECOND
+    assert found["origin"] == 3
+
+
+def test_an_hour_boundary_divides_a_segment_to_the_last_unit():
+    values = [sample(-1, gflop=10), sample(2, gflop=20)]
+    result = compute(values, hours=range(H - 1, H + 1))
+    assert row(result, hour=H - 1)["gflop"] == 3
+    assert row(result)["gflop"] == 7
+    assert row(result, hour=H - 1)["origin"] == row(result)["origin"] == 3
+
+
+def test_a_fall_is_no_segment_and_a_later_rise_counts():
+    values = [sample(t, gflop=v) for t, v in ((0, 100), (60, 40), (120, 45))]
+    assert row(compute(values))["gflop"] == 5
+
+
+def test_an_absent_counter_is_bridged_over_its_gap():
+    values = [
+        sample(0, gflop=0, gflop_lo=0),
+        sample(60, gflop=60),
+        sample(120, gflop=90, gflop_lo=7),
+    ]
+    found = row(compute(values))
+    assert (found["gflop"], found["gflop_lo"], found["gflop_hi"]) == (90, 7, 0)
+
+
+def test_energy_is_bridged_across_runs_of_one_epoch_but_not_across_epochs():
+    values = [
+        sample(0, run=1, epoch=1, energy_mj=1000),
+        sample(600, run=2, epoch=1, energy_mj=1600),
+        sample(900, run=3, epoch=2, energy_mj=50),
+        sample(960, run=3, epoch=2, energy_mj=80),
+    ]
+    assert row(compute(values))["energy_mj"] == 600 + 30
+
+
+def test_energy_is_bridged_over_72_hours_and_not_over_more():
+    first = Sample("n1", S1, BASE, 1, 1, 1, {"energy_mj": 0})
+    for late, expected in ((0, 1_000), (1, 0)):
+        last = Sample("n1", S1, BASE + 72 * HOUR + late, 1, 1, 1, {"energy_mj": 72_000})
+        result = compute([first, last])
+        assert row(result)["energy_mj"] == expected
+        assert row(result)["origin"] == 3
+
+
+def test_where_runs_overlap_the_earlier_keeps_the_time():
+    first = [states(t, t, 0, 0, run=1) for t in (0, 60, 120)]
+    second = [states(t, t - 60, 0, t - 60, run=2) for t in (60, 120, 180, 240)]
+    found = row(compute([*first, *second]))
+    assert found["idle_us"] == 120 * SECOND
+    assert found["active_us"] == 120 * SECOND
+    assert found["unobserved_us"] == HOUR - 240 * SECOND
+
+
+def test_an_allocation_that_changes_within_a_minute_cuts_there():
+    held = Allocation("s", "1", "ant", "p", "j", (Subject("n1", (TEXT[S1],)),), BASE + 30 * SECOND)
+    result = compute([states(0, 0, 0, 0), states(59, 59, 0, 59)], [held])
+    mine = row(result, "tenant", "ant", "p", "j")
+    assert mine["active_us"] == 29 * SECOND
+    assert mine["unobserved_us"] == HOUR - 59 * SECOND
+    assert row(result)["active_us"] == 30 * SECOND
+    assert row(result, slot=S2)["unobserved_us"] == HOUR
+
+
+def test_installed_time_only_and_only_up_to_the_time_reached():
+    site = inventory(node("n1", BASE + 60 * SECOND))
+    values = [states(0, 0, 0, 0), states(120, 120, 0, 0)]
+    found = row(compute(values, site=site, until_us=BASE + 90 * SECOND))
+    assert found["idle_us"] == 30 * SECOND
+    assert found["unobserved_us"] == 0
+
+
+def test_slots_that_are_not_installed_count_nowhere():
+    other = Sample("n1", S1 + 8, BASE, 1, 1, 1, {"gflop": 1})
+    stranger = Sample("zz", S1, BASE, 1, 1, 1, {"gflop": 1})
+    result = compute([other, stranger, sample(0, gflop=0), sample(1, gflop=4)])
+    assert len(result) == 2
+    assert row(result)["gflop"] == 4
+
+
+def test_long_gaps_go_through_exact_integers():
+    big = np.array([2**53 - 1, 10, 7], np.int64)
+    by = np.array([2**40 + 7, 0, 3], np.int64)
+    cut = np.array([2**40 + 6, 5, 2], np.int64)
+    assert muldiv(big, cut, by).tolist() == [(2**53 - 1) * (2**40 + 6) // (2**40 + 7), 0, 4]
+
+
+times = st.integers(-2 * HOUR, 3 * HOUR) | st.integers(-90, 90).map(lambda s: s * SECOND)
+small = st.integers(0, 2**22) | st.integers(0, 2**33)
+counters = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(("energy_mj", "gflop", "throttle_power_cap_us", "pcie_replay"), small),
+)
+state = st.none() | st.tuples(small, small, small)
+
+
+@st.composite
+def sample_lists(draw: st.DrawFn) -> list[Sample]:
+    samples: list[Sample] = []
+    for _ in range(draw(st.integers(0, 12))):
+        values: dict[str, int] = {**draw(counters)}
+        if (of := draw(state)) is not None:
+            values.update(zip(("observed_us", "down_us", "active_us"), of, strict=True))
+        epoch = draw(st.integers(1, 2))
+        samples.append(
+            Sample(
+                "n1",
+                draw(st.sampled_from([S1, S2])),
+                BASE + draw(times),
+                draw(st.integers(1, 2)),
+                epoch * 10 + draw(st.integers(0, 1)),
+                epoch,
+                values,
+                draw(st.integers(1, 2)),
+            )
+        )
+    for one in list(samples):
+        if draw(st.booleans()):  # the same points later: a plausible rising run
+            shift = draw(st.integers(1, 90 * SECOND))
+            grown = {
+                name: value + draw(st.integers(0, shift)) for name, value in one.values.items()
+            }
+            samples.append(
+                Sample(
+                    one.node,
+                    one.slot,
+                    one.time_us + shift,
+                    one.run,
+                    one.label_epoch,
+                    one.energy_epoch,
+                    grown,
+                )
+            )
+    return samples
+
+
+held = st.builds(
+    Allocation,
+    source=st.just("s"),
+    id=st.sampled_from(["1", "2", "3"]),
+    tenant=st.sampled_from(["ant", "bee"]),
+    project=st.just("p"),
+    job=st.just(""),
+    subjects=st.sampled_from([(Subject("n1"),), (Subject("n1", (TEXT[S1],)),), (Subject("n2"),)]),
+    from_us=times.map(lambda t: BASE + t),
+    to_us=st.none() | times.map(lambda t: BASE + t),
+    kind=st.sampled_from(["job", "maintenance"]),
+    deleted=st.sampled_from([False, False, True]),
+)
+sites = st.sampled_from(
+    [
+        inventory(),
+        inventory(node("n1", BASE + 5), node("n2")),
+        inventory(node("n1", 0, BASE + 7 * SECOND), node("n1", BASE + HOUR, None)),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(sample_lists(), st.lists(held, max_size=4), sites, st.randoms(use_true_random=False))
+def test_rows_equal_the_plain_reference(
+    samples: list[Sample],
+    allocations: list[Allocation],
+    site: Inventory,
+    random: np.random.Generator,
+):
+    hours = range(H - 1, H + 3)
+    expected = rows(samples, allocations, site, hours, TEXT)
+    shuffled = samples + samples[:3]
+    random.shuffle(shuffled)  # pyright: ignore[reportArgumentType]
+    result = compute(shuffled, allocations, site, hours).by_key()
+    assert {
+        key: {n: v for n, v in one.items() if n != "origin"} for key, one in result.items()
+    } == expected
+    for hour in hours:
+        for entry in site.nodes:
+            length = min(entry.to_us or (hour + 1) * HOUR, (hour + 1) * HOUR) - max(
+                entry.from_us, hour * HOUR
+            )
+            owned = sum(
+                one[state]
+                for key, one in result.items()
+                if key[0] == hour and key[1] == entry.name and key[2] == S1
+                for state in STATES
+            )
+            if sum(other.name == entry.name for other in site.nodes) == 1:
+                assert owned == max(length, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sample_lists(), st.lists(held, max_size=2))
+def test_hours_one_by_one_with_known_spans_equal_all_at_once(
+    samples: list[Sample], allocations: list[Allocation]
+):
+    """An hour needs the points in it and next to it, and the spans of the rest."""
+    hours = range(H - 1, H + 2)
+    whole = compute(samples, allocations, hours=hours).by_key()
+    spans = merge_spans([spans_of(parts_of(samples[::2])), spans_of(parts_of(samples[1::2]))])
+    site = inventory()
+    one_by_one: dict[RowKey, dict[str, int]] = {}
+    for hour in hours:
+        result = compute_hours(
+            parts_of(samples),
+            claims_by_node(allocations),
+            site,
+            range(hour, hour + 1),
+            ["n1"],
+            spans=spans,
+        )
+        one_by_one.update(result.by_key())
+    assert one_by_one == whole
+
+
+@pytest.mark.parametrize("until", [0, HOUR // 2])
+def test_a_site_without_nodes_has_no_rows(until: int):
+    empty = Inventory("t", "T", "UTC", "fp16", "dense", "boost", ())
+    assert len(compute([sample(0, gflop=1)], site=empty, until_us=BASE + until)) == 0
