@@ -1,0 +1,1 @@
+"""The HTTP API: what is true now, series, health and metrics, behind one guard."""
