@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from uuid import UUID
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from collectors.contract.catalogue import CATALOGUE, Kind, Metric, Reset
+from collectors.contract.catalogue import CATALOGUE
 from collectors.contract.identity import new_run
-from collectors.contract.inventory import InstalledNode, Inventory
+from collectors.contract.inventory import Inventory
 from collectors.contract.record import SlotLabels
 from collectors.contract.topics import Allocation
 from collectors.contract.wire import encode_labels
 from collectors.simulator.frames import FrameGroup
-from collectors.simulator.hardware import F64, I64, Hardware, ModelFigures, make_hardware
+from collectors.simulator.hardware import I64, Bool, Hardware, make_hardware
+from collectors.simulator.identities import make_identities
 from collectors.simulator.load import Load
-from collectors.simulator.physics import Column, Physics, Truth
+from collectors.simulator.physics import Physics, Truth
 from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.wander import Wander
 from collectors.simulator.workload import Change, Job, Workload
 
 PHASE_SHARE = 0.4
@@ -27,7 +27,7 @@ PHASE_SHARE = 0.4
 _JITTER_US = 2_000
 _GPM_ONLY = frozenset(("sm_activity", "dram_activity", "thermal_margin_c"))
 _COUNTED = frozenset(("tensor_activity", "gflop", "gflop_lo", "gflop_hi"))
-_NEVER = frozenset(("fan_speed",))
+NEVER = frozenset(("fan_speed",))
 """Boards in these servers are passive: no fan, no entry."""
 
 
@@ -53,34 +53,16 @@ class Moment:
     owner: I64
     truth: Truth
     changes: Sequence[Change]
-
-
-class _Wander:
-    """A metric that the physics does not know: steady around a level of each GPU.
-
-    So a new row of the catalogue shows up everywhere without a change here.
-    """
-
-    def __init__(self, metric: Metric, gpus: int, seed: int) -> None:
-        rng = np.random.default_rng([seed, 5, metric.number])
-        low, high = metric.valid
-        self._gauge = metric.kind is Kind.GAUGE
-        self._level: F64 = low + (high - low) * rng.uniform(0.3, 0.6, gpus)
-        self._swing = (high - low) * 0.02
-        base = 0 if metric.reset is Reset.RUN else 1000
-        self._count = np.full(gpus, base, np.int64)
-
-    def column(self, tick: int) -> Column:
-        """The values of a tick; a counter counts ticks."""
-        if not self._gauge:
-            return (self._count + tick).astype(np.uint64)
-        return (self._level + self._swing * np.sin(tick / 30)).astype(np.float32)
+    slowed: Bool
+    """Clocks are held down by heat."""
 
 
 class Fleet:
     """All nodes of a site from `start_us` on; the same arguments give the same bytes."""
 
-    def __init__(self, inventory: Inventory, seed: int, start_us: int, interval_s: float = 1.0) -> None:
+    def __init__(
+        self, inventory: Inventory, seed: int, start_us: int, interval_s: float = 1.0
+    ) -> None:
         self.inventory = inventory
         self.entries = inventory.at(start_us)
         self.start_us = start_us
@@ -102,13 +84,13 @@ class Fleet:
             new_run(start_us + int(phase), int(self._rng.integers(1 << 20)))
             for phase in self._phase_us
         ]
-        self._labels = _identities(self.entries, self.hardware.figures, seed)
+        self._labels = make_identities(self.entries, self.hardware.figures, seed)
         self._pending = self.workload.changes(start_us)
         for change in self._pending:
             self._load.start(change.job)
         self._physics = Physics(self.hardware, seed, self._load.activity(0.0))
-        known = Physics.fixed | Physics.renewed | _NEVER
-        self._wander = {m.name: _Wander(m, gpus, seed) for m in CATALOGUE if m.name not in known}
+        known = Physics.fixed | Physics.renewed | NEVER
+        self._wander = {m.name: Wander(m, gpus, seed) for m in CATALOGUE if m.name not in known}
         self._groups = self._make_groups()
         self._tick = 0
         self.moment: Moment | None = None
@@ -119,13 +101,22 @@ class Fleet:
         """The number of the next tick."""
         return self._tick
 
+    @property
+    def spread_us(self) -> int:
+        """How long after a tick is due its last record may be."""
+        return round(self.interval_us * PHASE_SHARE) + 4 * self._jitter_us
+
     def _make_groups(self) -> list[FrameGroup]:
-        names = [metric.name for metric in CATALOGUE if metric.name not in _NEVER]
+        names = [metric.name for metric in CATALOGUE if metric.name not in NEVER]
         by_layout: dict[tuple[int, bool, bool], list[int]] = {}
         for index, entry in enumerate(self.entries):
             if not self.hardware.dark[index]:
                 gpu = index * GPUS_PER_NODE
-                key = (len(entry.name), bool(self.hardware.gpm[gpu]), bool(self.hardware.counted[gpu]))
+                key = (
+                    len(entry.name),
+                    bool(self.hardware.gpm[gpu]),
+                    bool(self.hardware.counted[gpu]),
+                )
                 by_layout.setdefault(key, []).append(index)
         groups: list[FrameGroup] = []
         for (_, gpm, counted), members in by_layout.items():
@@ -161,7 +152,7 @@ class Fleet:
         activity = self._load.activity((due_us - self.start_us) / 1e6)
         truth = self._physics.step(activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE))
         changes, self._pending = self._pending, []
-        self.moment = Moment(due_us, self._load.owner, truth, changes)
+        self.moment = Moment(due_us, self._load.owner, truth, changes, self._physics.slowed)
         tick = self._records(time_us, changed, [self.workload.allocation(c) for c in changes])
         self._tick += 1
         return tick
@@ -193,7 +184,9 @@ class Fleet:
                 group.nodes.tolist(), time_us[group.nodes].tolist(), records, strict=True
             ):
                 labelled = node % self._label_ticks == due or node in changed or not self._tick
-                found.append((at_us, node, record + self._label_bytes(node) if labelled else record))
+                found.append(
+                    (at_us, node, record + self._label_bytes(node) if labelled else record)
+                )
         found.sort()
         return Tick(
             self._tick,
@@ -207,11 +200,10 @@ class Fleet:
         """Who sits in a node's slots now."""
         first = node * GPUS_PER_NODE
         owners = self._load.owner[first : first + GPUS_PER_NODE].tolist()
+        mine = self._labels[first : first + GPUS_PER_NODE]
         return [
-            SlotLabels(slot, uuid, model, serial, self._occupant(owner))
-            for (slot, uuid, model, serial), owner in zip(
-                self._labels[first : first + GPUS_PER_NODE], owners, strict=True
-            )
+            replace(label, occupant=self._occupant(owner))
+            for label, owner in zip(mine, owners, strict=True)
         ]
 
     def _occupant(self, owner: int) -> str:
@@ -220,16 +212,3 @@ class Fleet:
 
     def _label_bytes(self, node: int) -> bytes:
         return encode_labels(self.labels(node))
-
-
-def _identities(
-    entries: Sequence[InstalledNode], figures: Sequence[ModelFigures], seed: int
-) -> list[tuple[int, str, str, str]]:
-    """Slot, UUID, model and serial of every GPU, invented from seed and place."""
-    out: list[tuple[int, str, str, str]] = []
-    for entry, model in zip(entries, figures, strict=True):
-        for slot in entry.slots:
-            text = f"{seed}/{entry.name}/{slot}".encode()
-            uuid = UUID(bytes=hashlib.blake2b(text, digest_size=16).digest())
-            out.append((slot, f"GPU-{uuid}", model.name, f"165{uuid.int % 10**10:010d}"))
-    return out

@@ -130,7 +130,7 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     ampere = np.flatnonzero(~gpm[::GPUS_PER_NODE])
     without_exporter = _few(rng, ampere, len(ampere) // 50, n)
     dark = _few(rng, np.arange(n), max(n // 400, int(n >= 100)), n)
-    down = _few(rng, np.arange(g), max(1, g // 2000), g)
+    down = _few(rng, np.arange(g), max(g // 2000, int(g >= 64)), g)
     hot = _few(rng, np.arange(g), max(1, g // 200), g)
     resistance = np.tile(_POSITION_K_PER_W, n) * rng.normal(1.0, 0.03, g)
     # A cold plate on Ampere carries less; its servers run at about the same temperatures.
@@ -138,7 +138,9 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     racks = {rack: index for index, rack in enumerate(dict.fromkeys(e.rack for e in entries))}
     inlet_c = rng.normal(22.0, 0.6, len(racks))[[racks[entry.rack] for entry in entries]]
     limit_w = _per_gpu(nodes, "tdp_w")
-    capped = np.repeat([entry.rack == entries[-1].rack for entry in entries], GPUS_PER_NODE)
+    # The last rack of a larger site has its power limited.
+    last = entries[-1].rack if len(racks) > 4 else None
+    capped = np.repeat([entry.rack == last for entry in entries], GPUS_PER_NODE)
     limit_w = np.where(capped, np.round(limit_w * 0.8), limit_w)
     spread = np.where(gpm, 0.008, 0.03)
     return Hardware(
@@ -153,7 +155,8 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         gain=1.0 + np.clip(rng.normal(0.0, 1.0, g), -2.5, 2.5) * spread,
         sleep_w=_per_gpu(nodes, "sleep_w") * rng.normal(1.0, 0.02, g),
         ready_w=_per_gpu(nodes, "ready_w") * rng.normal(1.0, 0.02, g),
-        dynamic_w=(_per_gpu(nodes, "tdp_w") - _per_gpu(nodes, "ready_w")) * rng.normal(1.0, 0.03, g),
+        dynamic_w=(_per_gpu(nodes, "tdp_w") - _per_gpu(nodes, "ready_w"))
+        * rng.normal(1.0, 0.03, g),
         limit_w=limit_w,
         max_clock_mhz=_per_gpu(nodes, "max_clock_mhz"),
         sleep_clock_mhz=_per_gpu(nodes, "sleep_clock_mhz"),

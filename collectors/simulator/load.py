@@ -113,10 +113,11 @@ class Load:
         on = phase < self._duty
         on &= rng.random(count, np.float32) < self._busy
         noise = rng.standard_normal(count, np.float32) * np.float32(0.03) + np.float32(1.0)
-        tensor = np.where(on, self._on, self._off) * noise
+        tensor = np.asarray(np.where(on, self._on, self._off) * noise, np.float64)
         np.clip(tensor, 0.0, 0.98, out=tensor)
         # The driver reports whole percents, and what is active is decided on those.
-        utilization = np.round(np.where(on, self._used_on, self._used_off), 2)
+        utilization = np.where(on, self._used_on, self._used_off)
+        np.round(utilization, 2, out=utilization)
         sm = tensor * self._warp
         sm += np.where(utilization > 0, 0.06, 0.0) * utilization
         np.minimum(sm, 1.0, out=sm)

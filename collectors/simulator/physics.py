@@ -43,7 +43,7 @@ class Physics:
 
     `columns` holds what a record would carry, by catalogue name: `float32`
     gauges (NaN absent) and `uint64` counters (`COUNTER_ABSENT` absent).
-    `fixed` names those that never change after the first step, `renewed` the others.
+    `slowed` marks GPUs whose clocks heat holds down.  `fixed` names those that never change after the first step, `renewed` the others.
     """
 
     fixed = frozenset(
@@ -77,7 +77,7 @@ class Physics:
         self._sw_thermal_us = np.where(hardware.hot, self._rng.integers(0, 10**9, g), 0)
         self._hw_thermal_us = np.zeros(g, np.int64)
         self._ecc_corrected = self._rng.poisson(0.2, g)
-        self._slowed = np.zeros(g, np.bool_)
+        self.slowed = np.zeros(g, np.bool_)
         self._clock, self._capped, self._power_w = self._electric(first)
         self._fast_k = hardware.fast_k_per_w * self._power_w
         self._slow_k = hardware.slow_k_per_w * self._power_w
@@ -87,7 +87,12 @@ class Physics:
 
     def _fixed_columns(self) -> None:
         hw, g = self._hw, len(self._hw.gpm)
-        for name in ("performance_state", "recovery_action", "row_remap_pending", "row_remap_failure"):
+        for name in (
+            "performance_state",
+            "recovery_action",
+            "row_remap_pending",
+            "row_remap_failure",
+        ):
             self._gauge(name, np.zeros(g))
         self._gauge("power_limit_w", hw.limit_w)
         self._gauge("memory_clock_mhz", hw.memory_clock_mhz)
@@ -103,7 +108,9 @@ class Physics:
             column[~present] = np.nan
         self.columns[name] = column
 
-    def _counter(self, name: str, values: I64, *, lost: bool = False, present: Bool | None = None) -> None:
+    def _counter(
+        self, name: str, values: I64, *, lost: bool = False, present: Bool | None = None
+    ) -> None:
         """`lost` marks counters that only a GPU on the bus can give."""
         column = values.astype(np.uint64)
         if lost:
@@ -124,7 +131,7 @@ class Physics:
         capped = dynamic > room
         ratio = np.ones(len(base))
         ratio[capped] = (room[capped] / dynamic[capped]) ** (1 / _CLOCK_EXPONENT)
-        ratio[self._slowed] *= 0.8
+        ratio[self.slowed] *= 0.8
         clock = np.floor(hw.max_clock_mhz * ratio / _CLOCK_STEP_MHZ) * _CLOCK_STEP_MHZ
         slower = clock != hw.max_clock_mhz
         dynamic[slower] *= (clock[slower] / hw.max_clock_mhz[slower]) ** _CLOCK_EXPONENT
@@ -145,8 +152,8 @@ class Physics:
         dt_s = dt_us / 1e6
         self._clock, self._capped, self._power_w = self._electric(activity)
         core, margin = self._heat(dt_s)
-        slowed = self._slowed
-        self._slowed = (margin < _SLOWDOWN_MARGIN_C) | (slowed & (margin < _RECOVERED_MARGIN_C))
+        slowed = self.slowed
+        self.slowed = (margin < _SLOWDOWN_MARGIN_C) | (slowed & (margin < _RECOVERED_MARGIN_C))
         measured = np.minimum(activity.tensor * self._hw.gain, 1.0).astype(np.float32)
         active = self._integrate(activity, measured, slowed, margin, dt_us)
         self._report(activity, measured, core, margin, memory, dt_s)

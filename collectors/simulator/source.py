@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Sequence
 
-from tenacity import (
-    AsyncRetrying,
-    retry_any,
-    retry_if_exception_type,
-    stop_when_event_set,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState as Attempt
 
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
 from collectors.contract.inventory import Inventory
@@ -21,7 +15,197 @@ from collectors.contract.record import Origin
 from collectors.contract.source import SourceOptions
 from collectors.contract.topics import ALLOC, GPU, Allocation, dumps
 from collectors.kit.clock import Clock
-from collectors.simulator.claims import OpenClaims
-from collectors.simulator.fleet import PHASE_SHARE, Fleet, Tick
+from collectors.simulator.claims import OpenClaims, ended
+from collectors.simulator.fleet import Fleet, Tick
+from collectors.simulator.meter import PhysicalMeter
+from collectors.simulator.oracle import Oracle
 from collectors.simulator.sites import make_site
-from collectors.simulator.truth import TruthWriter
+from collectors.simulator.truth import write_observable, write_physical
+
+DEFAULT_SITE = "aisc-phase1"
+ARRIVAL_DELAY_US = 20_000
+"""How long after its event time a record arrives where time is simulated too."""
+_log = logging.getLogger(__name__)
+
+
+class SimulatorSource:
+    """A simulated site that publishes node records and allocations.
+
+    With `speed` 1 and no `start_us` it lives now.  Else its messages carry
+    their arrival time.  With `truth` both truths are written there at the end.
+    `refused` counts messages that the bus would never take.
+    """
+
+    def __init__(self, options: SourceOptions, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._inventory = make_site(options.site or DEFAULT_SITE)
+        self._gpu, self._alloc = options.topic_prefix + GPU, options.topic_prefix + ALLOC
+        self._claims = OpenClaims(options.path)
+        self._lives_now = options.speed == 1.0 and options.start_us is None
+        self.refused = 0
+        self.sent = 0
+
+    @property
+    def origin(self) -> Origin:
+        """Simulated."""
+        return Origin.SIMULATED
+
+    @property
+    def inventory(self) -> Inventory:
+        """The simulated site."""
+        return self._inventory
+
+    async def run(self, producer: Producer, stop: asyncio.Event) -> None:
+        """Publishes until `stop` is set or `minutes` are over, then ends the open claims."""
+        options = self._options
+        start_us = self._clock.wall_us() if options.start_us is None else options.start_us
+        fleet = Fleet(self._inventory, options.seed, start_us, options.interval_s)
+        recorder = _TruthRecorder(fleet, options) if options.truth is not None else None
+        over = [ended(claim, start_us) for claim in self._claims.left_over()]
+        await self._publish(producer, stop, self._allocation_messages(over, start_us))
+        began_us = self._clock.monotonic_us()
+        ticks = (
+            None if options.minutes is None else round(options.minutes * 60 / options.interval_s)
+        )
+        while not stop.is_set() and (ticks is None or fleet.tick_number < ticks):
+            await self._wait_for(fleet, began_us, stop)
+            if stop.is_set():
+                break
+            await self._send_tick(producer, stop, fleet, recorder)
+        end_us = start_us + fleet.tick_number * fleet.interval_us
+        closed = self._claims.closed(end_us)
+        self._claims.note(closed)
+        if recorder is not None:
+            recorder.write(closed)
+        await self._publish(producer, stop, self._allocation_messages(closed, end_us))
+
+    async def _wait_for(self, fleet: Fleet, began_us: int, stop: asyncio.Event) -> None:
+        """Until the last event time of the next tick has come; gives way to others in any case."""
+        speed = self._options.speed
+        if speed is None:
+            await asyncio.sleep(0)
+            return
+        due_us = (fleet.tick_number * fleet.interval_us + fleet.spread_us) / speed
+        wait_s = (began_us + due_us - self._clock.monotonic_us()) / 1e6
+        await self._pause(wait_s, stop)
+
+    async def _pause(self, seconds: float, stop: asyncio.Event) -> None:
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(max(0.0, seconds))),
+            asyncio.ensure_future(stop.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _send_tick(
+        self, producer: Producer, stop: asyncio.Event, fleet: Fleet, recorder: _TruthRecorder | None
+    ) -> None:
+        tick = fleet.step()
+        due_us = fleet.start_us + tick.number * fleet.interval_us
+        self._claims.note(list(tick.allocations))
+        if recorder is not None:
+            recorder.note(tick)
+        # A claim must be known before the first record of its job is.
+        await self._publish(producer, stop, self._allocation_messages(tick.allocations, due_us))
+        await self._publish(producer, stop, self._record_messages(tick))
+
+    def _record_messages(self, tick: Tick) -> list[Message]:
+        columns = zip(tick.nodes, tick.records, tick.times_us, strict=True)
+        return [
+            Message(self._gpu, node.encode(), record, self._arrival_us(time_us))
+            for node, record, time_us in columns
+        ]
+
+    def _allocation_messages(
+        self, allocations: Sequence[Allocation], time_us: int
+    ) -> list[Message]:
+        arrival_us = self._arrival_us(time_us)
+        return [Message(self._alloc, each.key, dumps(each), arrival_us) for each in allocations]
+
+    def _arrival_us(self, time_us: int) -> int | None:
+        return None if self._lives_now else time_us + ARRIVAL_DELAY_US
+
+    async def _publish(
+        self, producer: Producer, stop: asyncio.Event, messages: list[Message]
+    ) -> None:
+        """Sends until it is acknowledged, however long the bus is away; gives up when stopping."""
+        if not messages:
+            return
+
+        def give_up(_: Attempt) -> bool:
+            return stop.is_set()
+
+        async def pause(seconds: float) -> None:
+            await self._pause(seconds, stop)
+
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(BusUnavailableError),
+                wait=wait_random_exponential(multiplier=0.2, max=5),
+                stop=give_up,
+                sleep=pause,
+                before_sleep=_say_away,
+                reraise=True,
+            ):
+                with attempt:
+                    await producer.send(messages)
+            self.sent += len(messages)
+        except RefusedError as error:
+            self.refused += 1
+            _log.error("record_refused %s", error)
+        except BusUnavailableError as error:
+            _log.error("records_lost count=%d bus is away at the end: %s", len(messages), error)
+
+
+def _say_away(attempt: Attempt) -> None:
+    if attempt.attempt_number == 1 and attempt.outcome is not None:
+        _log.warning("bus_away %s", attempt.outcome.exception())
+
+
+class _TruthRecorder:
+    """Feeds both truths while the site is simulated."""
+
+    def __init__(self, fleet: Fleet, options: SourceOptions) -> None:
+        self._options = options
+        self._meter = PhysicalMeter(fleet, options.seed)
+        self._oracle = Oracle(fleet.inventory)
+
+    def note(self, tick: Tick) -> None:
+        """Takes a tick as it is sent."""
+        self._meter.note(tick)
+        for allocation in tick.allocations:
+            self._oracle.add_allocation(dumps(allocation))
+        for record, time_us in zip(tick.records, tick.times_us, strict=True):
+            self._oracle.add_record(record, time_us + ARRIVAL_DELAY_US)
+
+    def write(self, closed: Sequence[Allocation]) -> None:
+        """Writes both truths."""
+        for allocation in closed:
+            self._oracle.add_allocation(dumps(allocation))
+        if self._options.truth is not None:
+            write_physical(self._options.truth, self._meter.finish())
+            write_observable(self._options.truth, self._oracle.finish())
+
+
+def create(options: SourceOptions, clock: Clock) -> SimulatorSource:
+    """The entry point; raises ValueError for options that a simulation has no use for.
+
+    `path` is a file that remembers open claims, so that a start after a crash
+    ends what the earlier life left open.
+    """
+    if options.node is not None:
+        raise ValueError("a simulation has all nodes of its site: leave out node, or use the agent")
+    if options.keep_time or options.extra:
+        unknown = ", ".join(sorted(options.extra)) or "keep_time"
+        raise ValueError(f"a simulation has no option {unknown}")
+    if options.speed is not None and options.speed <= 0:
+        raise ValueError(
+            f"speed {options.speed}: write a number above 0, or leave it out for the fastest"
+        )
+    if options.interval_s < 0.05:
+        raise ValueError(f"interval {options.interval_s} s: write 0.05 or more")
+    return SimulatorSource(options, clock)

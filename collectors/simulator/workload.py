@@ -210,7 +210,8 @@ class Workload:
 
     def _fill(self, time_us: int, *, steady: bool) -> None:
         """Starts jobs until the target is reached or nothing more finds room."""
-        serviced = max(1, round(self._total / GPUS_PER_NODE / 200)) * GPUS_PER_NODE
+        nodes = self._total // GPUS_PER_NODE
+        serviced = (max(1, round(nodes / 200)) if nodes >= 8 else 0) * GPUS_PER_NODE
         while self._held[MAINTENANCE.name] < serviced:
             if not self._start(MAINTENANCE, time_us, steady=steady):
                 break
@@ -241,7 +242,8 @@ class Workload:
         gpus = self._size(klass)
         if klass is not MAINTENANCE and self.allocated + gpus > CEILING * self._total:
             return False
-        for which in self._rng.permutation(len(self._pools)):
+        order: list[int] = self._rng.permutation(len(self._pools)).tolist()
+        for which in order:
             pool = self._pools[which]
             found = pool.place(gpus, int(self._rng.integers(1 << 30)))
             if found is not None:
@@ -256,7 +258,13 @@ class Workload:
         return True
 
     def _begin(
-        self, klass: JobClass, holds: tuple[tuple[int, int], ...], gpus: int, time_us: int, *, steady: bool
+        self,
+        klass: JobClass,
+        holds: tuple[tuple[int, int], ...],
+        gpus: int,
+        time_us: int,
+        *,
+        steady: bool,
     ) -> None:
         mean = math.log(klass.median_s)
         if steady:
@@ -277,7 +285,9 @@ class Workload:
     def _user(self, klass: JobClass) -> tuple[str, str]:
         if klass is MAINTENANCE:
             return "", ""
-        tenants: list[Tenant] = self._large if klass.large or self._rng.random() < 0.15 else self._small
+        tenants: list[Tenant] = (
+            self._large if klass.large or self._rng.random() < 0.15 else self._small
+        )
         # Squaring leans towards the front of the list: a few tenants use much, many a little.
         tenant = tenants[int(len(tenants) * float(self._rng.random()) ** 2)]
         project = tenant.projects[int(self._rng.integers(len(tenant.projects)))]

@@ -1,0 +1,123 @@
+"""Meters the physical truth while a fleet runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from collectors.contract.identity import slot_text
+from collectors.contract.topics import Subject
+from collectors.simulator.fleet import Fleet, Tick
+from collectors.simulator.hardware import F64
+from collectors.simulator.ledger import HOUR_US
+from collectors.simulator.load import gpu_indices
+from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.truth import FORMAT, Fault, PhysicalHeader, PhysicalRow, PhysicalTruth
+from collectors.simulator.workload import Job
+
+_Owner = tuple[str, str, str]
+_NOBODY: _Owner = ("unallocated", "", "")
+_UPKEEP: _Owner = ("maintenance", "", "")
+
+
+def _owner(job: Job) -> _Owner:
+    return ("tenant", job.tenant, job.project) if job.tenant else _UPKEEP
+
+
+class PhysicalMeter:
+    """Sums what a fleet really did, per hour and owner; call `note` after each `Fleet.step`."""
+
+    def __init__(self, fleet: Fleet, seed: int) -> None:
+        self._fleet = fleet
+        self._seed = seed
+        self._codes: dict[_Owner, int] = {_NOBODY: 0}
+        self._code = np.zeros(len(fleet.entries) * GPUS_PER_NODE, np.int64)
+        self._sums: dict[int, F64] = {}
+        self._held_us: Counter[tuple[int, _Owner]] = Counter()
+        self._since: dict[int, tuple[Job, int]] = {}
+        self._sent: Counter[str] = Counter()
+        self._throttled_us: dict[int, int] = {}
+
+    def note(self, tick: Tick) -> None:
+        """Takes the tick that the fleet has just made."""
+        moment = self._fleet.moment
+        if moment is None:
+            raise ValueError("the fleet has not made a tick yet")
+        for change in moment.changes:
+            gpus = gpu_indices(change.job)
+            if change.started:
+                self._code[gpus] = self._codes.setdefault(_owner(change.job), len(self._codes))
+                self._since[change.job.number] = (change.job, change.time_us)
+            else:
+                self._code[gpus] = 0
+                self._release(change.job.number, change.time_us)
+        count = len(self._codes)
+        sums = np.array(
+            [np.bincount(self._code, column, count) for column in moment.truth], np.float64
+        )
+        hour = moment.time_us // HOUR_US
+        before = self._sums.get(hour, np.zeros((len(sums), 0)))
+        sums[:, : before.shape[1]] += before
+        self._sums[hour] = sums
+        self._sent.update(tick.nodes)
+        for gpu in np.flatnonzero(moment.slowed & self._fleet.hardware.hot).tolist():
+            self._throttled_us.setdefault(gpu, moment.time_us)
+
+    def _release(self, number: int, until_us: int) -> None:
+        job, since_us = self._since.pop(number)
+        self._hold(_owner(job), job.gpus, since_us, until_us)
+
+    def _hold(self, owner: _Owner, gpus: int, since_us: int, until_us: int) -> None:
+        while since_us < until_us:
+            hour = since_us // HOUR_US
+            end_us = min(until_us, (hour + 1) * HOUR_US)
+            self._held_us[hour, owner] += gpus * (end_us - since_us)
+            since_us = end_us
+
+    def finish(self) -> PhysicalTruth:
+        """The truth from the fleet's start to its next tick."""
+        fleet = self._fleet
+        end_us = fleet.start_us + fleet.tick_number * fleet.interval_us
+        for number in list(self._since):
+            self._release(number, end_us)
+        held = self._held_us.copy()
+        self._hold(_NOBODY, len(self._code), fleet.start_us, end_us)
+        for (hour, _), gpu_us in held.items():
+            self._held_us[hour, _NOBODY] -= gpu_us
+        header = PhysicalHeader(
+            FORMAT, fleet.inventory.name, self._seed, fleet.start_us, end_us, fleet.interval_us
+        )
+        return PhysicalTruth(header, self._rows(), self._faults(), dict(self._sent))
+
+    def _rows(self) -> list[PhysicalRow]:
+        rows: list[PhysicalRow] = []
+        hours = {hour for hour, _ in self._held_us} | set(self._sums)
+        for hour in sorted(hours):
+            sums = self._sums.get(hour, np.zeros((3, 0)))
+            for owner, code in self._codes.items():
+                gpu_us = self._held_us.get((hour, owner), 0)
+                inside = code < sums.shape[1]
+                gflop, energy_mj, active_us = sums[:, code].tolist() if inside else (0.0, 0.0, 0.0)
+                if gpu_us or gflop or energy_mj:
+                    rows.append(
+                        PhysicalRow(hour, *owner, gpu_us, round(active_us), gflop, energy_mj)
+                    )
+        return rows
+
+    def _faults(self) -> list[Fault]:
+        """What is wrong from the start: these sites are never without it."""
+        fleet, start_us = self._fleet, self._fleet.start_us
+        hardware = fleet.hardware
+        faults = [
+            Fault("node_silent", (Subject(fleet.entries[node].name),), start_us, start_us)
+            for node in np.flatnonzero(hardware.dark).tolist()
+        ]
+        for kind, column in (("gpu_down", hardware.down), ("poor_cooling", hardware.hot)):
+            for gpu in np.flatnonzero(column).tolist():
+                entry = fleet.entries[gpu // GPUS_PER_NODE]
+                slot = slot_text(entry.slots[gpu % GPUS_PER_NODE])
+                throttled_us = self._throttled_us.get(gpu) if kind == "poor_cooling" else None
+                subjects = (Subject(entry.name, (slot,)),)
+                faults.append(Fault(kind, subjects, start_us, start_us, throttled_us))
+        return faults
