@@ -1,0 +1,181 @@
+"""From the state of all GPUs to the figures of one moment: pure, on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.books.claims import MAINTENANCE, UNALLOCATED
+from pipeline.watch.layout import FleetLayout
+from pipeline.watch.state import FleetState
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_PFLOPS_PER_GFLOP_US = 1.0
+"""GFLOP per µs is 10^9 / 10^-6 FLOP/s = PFLOP/s."""
+_THROTTLED = ("throttle_sw_thermal_us", "throttle_hw_thermal_us", "throttle_power_brake_us")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Every GPU at one moment; columns of N, NaN where unknown."""
+
+    reporting: Bools
+    down: Bools
+    allocated: Bools
+    active: Bools
+    throttled: Bools
+    power_capped: Bools
+    measured: Bools
+    pflops: F64
+    pflops_lo: F64
+    pflops_hi: F64
+    pflops_estimated: F64
+    power_w: F64
+    temperature_c: F64
+    margin_c: F64
+    utilization: F64
+    owner: NDArray[np.int32]
+    nodes_reporting: Bools
+    """By index of node."""
+
+
+def moment_of(
+    state: FleetState,
+    owner: NDArray[np.int32],
+    now_bus_us: int,
+    missing_after_us: int,
+    *,
+    show_estimates: bool = False,
+) -> Moment:
+    """The moment at a bus time; silent since `missing_after_us` is not reporting.
+
+    `owner` is int32[N] of `ClaimIndex` codes.  A GPU that its agent cannot
+    read is down, and then not reporting.  Estimates count as delivered only
+    when `show_estimates` says so.
+    """
+    fresh = state.bus_us > now_bus_us - missing_after_us
+    rates = state.rates()
+    down = fresh & (rates["down_us"] > 0) & ~(rates["observed_us"] > 0)
+    reporting = fresh & ~down
+    allocated = (owner != UNALLOCATED) & (owner != MAINTENANCE)
+    busy = rates["active_us"] >= 0.5 * rates["observed_us"]
+    lost = ~reporting
+    pflops, low, high = (
+        _without(rates[name] * _PFLOPS_PER_GFLOP_US, lost)
+        for name in ("gflop", "gflop_lo", "gflop_hi")
+    )
+    estimated = _without(rates["gflop_estimated"], lost)
+    if show_estimates:
+        unmeasured = np.isnan(pflops)
+        pflops, low, high = (np.where(unmeasured, estimated, x) for x in (pflops, low, high))
+    slow = np.nansum([rates[name] for name in _THROTTLED], axis=0)
+    nodes = np.zeros(len(state.layout.nodes), bool)
+    nodes[state.layout.node[fresh]] = True
+    gauges = {name: _without(g.astype(np.float64), lost) for name, g in state.gauges.items()}
+    return Moment(
+        reporting, down, allocated, reporting & busy & (rates["active_us"] > 0),
+        reporting & (slow > 0.01), reporting & (rates["throttle_power_cap_us"] > 0.1),
+        ~np.isnan(pflops), pflops, low, high, estimated,
+        gauges["power_w"], gauges["gpu_temperature_c"], gauges["thermal_margin_c"],
+        gauges["gpu_utilization"], owner, nodes,
+    )  # fmt: skip
+
+
+def _without(values: F64, lost: Bools) -> F64:
+    return np.where(lost, np.nan, values)
+
+
+def _sum(values: F64) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = ~np.isnan(values)
+    return float(values[known].sum()) if known.any() else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def totals(moment: Moment, layout: FleetLayout) -> dict[str, Any]:
+    """The fleet's figures as the frame's header has them."""
+    m, peak = moment, layout.pflops
+    allocated = m.reporting & m.allocated
+    active = allocated & m.active
+    delivered, power_w = _sum(m.pflops), _sum(m.power_w)
+    n = len(peak)
+    idle = int(m.reporting.sum()) - int(m.active.sum())
+    return {
+        "gpus_installed": n,
+        "gpus_reporting": int(m.reporting.sum()),
+        "gpus_down": int(m.down.sum()),
+        "gpus_allocated": int(m.allocated.sum()),
+        "gpus_active": int(m.active.sum()),
+        "gpus_idle": idle,
+        "gpus_throttled": int(m.throttled.sum()),
+        "nodes_installed": len(layout.nodes),
+        "nodes_reporting": int(m.nodes_reporting.sum()),
+        "pflops_nameplate": round(float(peak.sum()), 3),
+        "pflops_reporting": round(float(peak[m.reporting].sum()), 3),
+        "pflops_allocated": round(float(peak[allocated].sum()), 3),
+        "pflops_active": round(float(peak[active].sum()), 3),
+        "pflops_delivered": _rounded(delivered, 3),
+        "pflops_lo": _rounded(_sum(m.pflops_lo), 3),
+        "pflops_hi": _rounded(_sum(m.pflops_hi), 3),
+        "pflops_estimated": _rounded(_sum(m.pflops_estimated), 3),
+        "coverage": round(float(m.measured.sum()) / n, 4) if n else 0.0,
+        "power_kw": _rounded(None if power_w is None else power_w / 1e3, 2),
+        "power_coverage": round(float((~np.isnan(m.power_w)).sum()) / n, 4) if n else 0.0,
+        "efficiency_gflops_w": _rounded(
+            delivered * 1e6 / power_w if delivered is not None and power_w else None, 2
+        ),
+        "temperature_c": _temperatures(m.temperature_c),
+    }
+
+
+def _temperatures(values: F64) -> dict[str, float] | None:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    median, p99 = np.percentile(known, [50, 99])
+    return {
+        "max": round(float(known.max()), 1),
+        "p99": round(float(p99), 1),
+        "median": round(float(median), 1),
+    }
+
+
+def sums_by(
+    moment: Moment, layout: FleetLayout, index: NDArray[np.int32], n: int
+) -> dict[str, F64]:
+    """Sums over GPUs by an index (tenant, rack, hall): each float64[n].
+
+    A sum of which nothing is known is NaN; `temperature_max_c` is a maximum.
+    """
+
+    def add(values: NDArray[Any]) -> F64:
+        weights = np.nan_to_num(values.astype(np.float64))
+        return np.bincount(index, weights, n).astype(np.float64)
+
+    out = {
+        "gpus_installed": add(np.ones(len(index))),
+        "gpus_reporting": add(moment.reporting),
+        "active": add(moment.active),
+        "pflops_nameplate": add(layout.pflops),
+    }
+    for name, values, scale in (
+        ("pflops", moment.pflops, 1.0),
+        ("power_kw", moment.power_w, 1e-3),
+        ("utilization", moment.utilization, 1.0),
+    ):
+        known = add(~np.isnan(values))
+        out[name] = np.where(known > 0, add(values) * scale, np.nan)
+        if name == "utilization":
+            out[name] /= np.maximum(known, 1)
+    hottest = np.full(n, -np.inf)
+    np.maximum.at(hottest, index, np.nan_to_num(moment.temperature_c, nan=-np.inf))
+    out["temperature_max_c"] = np.where(np.isinf(hottest), np.nan, hottest)
+    return out

@@ -1,0 +1,155 @@
+"""The frame and the detail of one moment, as they go out on `petawatch.live`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.contract.identity import slot_text
+from collectors.contract.record import Origin
+from pipeline.books.claims import MAINTENANCE
+from pipeline.watch import frame
+from pipeline.watch.figures import Moment, sums_by, totals
+from pipeline.watch.layout import FleetLayout
+
+TOP_TENANTS, HOTTEST = 12, 10
+_DIGITS = {
+    "pflops": 4,
+    "pflops_nameplate": 3,
+    "power_kw": 2,
+    "utilization": 4,
+    "temperature_max_c": 1,
+}
+_COUNTS = ("gpus_installed", "gpus_reporting", "active", "gpus")
+
+
+def origin_name(origins: NDArray[np.uint8]) -> str:
+    """The one origin of all GPUs that report, `mixed`, or `none`."""
+    kinds = set(np.unique(origins[origins > 0]).tolist())
+    if not kinds:
+        return "none"
+    return Origin(kinds.pop()).name.lower() if len(kinds) == 1 else "mixed"
+
+
+def _row(sums: dict[str, NDArray[np.float64]], at: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, column in sums.items():
+        value = float(column[at])
+        if name in _COUNTS:
+            row[name] = int(value)
+        else:
+            row[name] = None if np.isnan(value) else round(value, _DIGITS[name])
+    return row
+
+
+class Snapshot:
+    """All that is said of one moment."""
+
+    def __init__(
+        self, moment: Moment, layout: FleetLayout, tenants: Sequence[str], time_us: int
+    ) -> None:
+        self._moment = moment
+        self._layout = layout
+        self._names = tenants
+        self._time_us = time_us
+        self.tenants = self._tenants()
+
+    def _tenants(self) -> list[dict[str, Any]]:
+        """All tenants that hold GPUs, most PFLOPS first."""
+        sums = sums_by(self._moment, self._layout, self._moment.owner, len(self._names))
+        sums["gpus"] = sums.pop("gpus_installed")
+        rows = [
+            {"tenant": self._names[code], "code": code, **_row(sums, code)}
+            for code in range(MAINTENANCE + 1, len(self._names))
+            if sums["gpus"][code]
+        ]
+        return sorted(rows, key=lambda row: (-(row["pflops"] or 0.0), row["tenant"]))
+
+    def header(self, number: int, origin: str, lag_s: float) -> dict[str, Any]:
+        """The frame's header, without `columns`."""
+        site = self._layout.inventory
+        time = datetime.fromtimestamp(self._time_us / 1e6, UTC)
+        top = [{k: v for k, v in row.items() if k != "code"} for row in self.tenants[:TOP_TENANTS]]
+        return {
+            "time_us": self._time_us,
+            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "site": site.name,
+            "title": site.title,
+            "origin": origin,
+            "layout": site.layout_id,
+            "frame": number,
+            **totals(self._moment, self._layout),
+            "method": "tensor-pipe activity × SM clock",
+            "lag_s": round(lag_s, 3),
+            "hottest": self._hottest(),
+            "tenants": top,
+        }
+
+    def _hottest(self) -> list[dict[str, Any]]:
+        m, layout = self._moment, self._layout
+        heat = np.nan_to_num(m.temperature_c, nan=-np.inf)
+        order: list[int] = np.argsort(-heat, kind="stable")[:HOTTEST].tolist()
+        return [
+            {
+                "gpu": layout.short[at],
+                "node": layout.places[at][0],
+                "slot": slot_text(layout.places[at][1]),
+                "temperature_c": round(float(m.temperature_c[at]), 1),
+                "margin_c": _value(m.margin_c, at, 1),
+                "power_w": _value(m.power_w, at, 1),
+                "utilization": _value(m.utilization, at, 3),
+                "tenant": self._names[int(m.owner[at])] if m.allocated[at] else None,
+            }
+            for at in order
+            if heat[at] > -np.inf
+        ]
+
+    def detail(self, header: dict[str, Any]) -> dict[str, Any]:
+        """The whole snapshot: the header with all tenants, racks, halls and missing nodes."""
+        m, layout = self._moment, self._layout
+        racks = sums_by(m, layout, layout.rack, len(layout.racks))
+        halls = sums_by(m, layout, layout.hall, len(layout.halls))
+        missing = [
+            node.name for node, up in zip(layout.nodes, m.nodes_reporting, strict=True) if not up
+        ]
+        return {
+            **header,
+            "tenants": [{k: v for k, v in row.items() if k != "code"} for row in self.tenants],
+            "racks": [
+                {"hall": hall, "rack": rack, **_row(racks, at)}
+                for at, (hall, rack) in enumerate(layout.racks)
+            ],
+            "halls": [{"hall": hall, **_row(halls, at)} for at, hall in enumerate(layout.halls)],
+            "nodes_missing": missing,
+        }
+
+    def columns(self) -> dict[str, NDArray[np.uint8]]:
+        """The frame's columns, uint8[N] each."""
+        m = self._moment
+        share = m.pflops / self._layout.pflops
+        values = {
+            "temperature_c": m.temperature_c, "utilization": m.utilization,
+            "power_w": m.power_w, "delivered": share,
+        }  # fmt: skip
+        columns = {n: frame.quantize(v, frame.SCALE[n]) for n, v in values.items()}
+        state = np.zeros(len(share), np.uint8)
+        for bit, flags in (
+            (frame.REPORTING, m.reporting), (frame.ACTIVE, m.active),
+            (frame.THROTTLED, m.throttled), (frame.DOWN, m.down),
+            (frame.ALLOCATED, m.allocated), (frame.POWER_CAPPED, m.power_capped),
+        ):  # fmt: skip
+            state |= np.where(flags, bit, 0).astype(np.uint8)
+        rank = np.full(len(self._names), frame.OTHER_TENANT, np.uint8)
+        rank[: MAINTENANCE + 1] = frame.NO_TENANT
+        for at, row in enumerate(self.tenants[:TOP_TENANTS]):
+            rank[row["code"]] = at
+        return {**columns, "state": state, "tenant": rank[m.owner]}
+
+
+def _value(column: NDArray[np.float64], at: int, digits: int) -> float | None:
+    value = float(column[at])
+    return None if np.isnan(value) else round(value, digits)
