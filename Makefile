@@ -14,7 +14,12 @@ BIN := .venv/bin
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
 TOOLS_STAMP := .venv/.looked-for-tools
-PACKAGES := collectors pipeline dashboard
+SERVICES = $(PYTHON) deploy/services/services.py
+# Runs what follows it beside the real services, which are fetched or built where that can
+# be done (once; what cannot is named), and stops them unless they ran before.
+WITH_SERVICES = before=$$($(SERVICES) status | grep -c ' answers at '); \
+	$(SERVICES) start --install >/dev/null || true; \
+	run() { "$$@"; status=$$?; [ "$$before" != 0 ] || $(SERVICES) stop; return $$status; }; run
 
 .PHONY: help run test lint quick stack browser services services-stop bench lock clean python
 
@@ -25,7 +30,7 @@ run: $(RUN_STAMP) ## Opens a live simulated centre in the browser (SITE=, ARGS=)
 	@$(BIN)/petawatch up --site $(SITE) $(ARGS)
 
 test: lint $(TOOLS_STAMP) ## Checks everything: lint, quick, stack and browser tests
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(WITH_SERVICES) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV_STAMP) ## Style, types and import directions
 	$(BIN)/ruff check .
@@ -37,16 +42,16 @@ quick: $(DEV_STAMP) ## Tests that need nothing but Python
 	$(BIN)/pytest -n $(WORKERS) -m "not stack and not browser and not gpu" $(ARGS)
 
 stack: $(TOOLS_STAMP) ## Tests on a real Kafka and a real InfluxDB
-	$(BIN)/pytest -m stack $(ARGS)
+	@$(WITH_SERVICES) $(BIN)/pytest -m stack $(ARGS)
 
 browser: $(TOOLS_STAMP) ## Tests in a real Chromium
 	$(BIN)/pytest -m browser $(ARGS)
 
 services: python ## Starts a real Kafka and InfluxDB, and prints their addresses
-	@$(PYTHON) deploy/services/services.py start $(ARGS)
+	@$(SERVICES) start --install $(ARGS)
 
 services-stop: python ## Ends them
-	@$(PYTHON) deploy/services/services.py stop
+	@$(SERVICES) stop
 
 bench: $(DEV_STAMP) ## Measures all that benchmarks/ measures
 	@for name in wire agent pipeline live; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done

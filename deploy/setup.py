@@ -24,16 +24,11 @@ PYTHON = VENV / "bin" / "python"
 LOCKS = {"run": "requirements.lock", "dev": "requirements-dev.lock"}
 OLDEST = (3, 11)
 # What a test needs → commands of which one is enough, Debian packages, and what goes without it.
+# What the real services need, deploy/services/services.py knows.
 TOOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "Chromium": (("chromium", "chromium-browser", "google-chrome"), ("chromium",), "browser tests"),
-    "Java": (("java",), ("default-jre-headless",), "tests on a real Kafka"),
-    "Maven": (("mvn",), ("maven",), "fetching Kafka"),
-    "Go": (("go",), ("golang-go",), "building InfluxDB"),
-    "Rust": (("cargo",), ("cargo",), "building InfluxDB"),
-    "pkg-config": (("pkg-config",), ("pkg-config",), "building InfluxDB"),
     "gcc": (("gcc", "cc"), ("gcc", "libc6-dev"), "tests on a stand-in for the NVIDIA library"),
 }
-ELSEWHERE = (Path("/usr/local/go/bin"), Path.home() / ".cargo" / "bin", Path("/usr/lib/chromium"))
 
 
 def say(text: str) -> None:
@@ -114,17 +109,16 @@ def _apt(packages: tuple[str, ...]) -> bool:
     return call("apt-get", "install", "-y", "--no-install-recommends", *quiet, *packages) == 0
 
 
-def find(commands: tuple[str, ...]) -> str | None:
-    """Where one of the commands is, also in the usual places outside PATH."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, ELSEWHERE)])
-    return next((found for name in commands if (found := shutil.which(name, path=path))), None)
+def here(commands: tuple[str, ...]) -> bool:
+    """Whether one of the commands is there."""
+    return any(shutil.which(name) for name in commands)
 
 
 def tools(*, install: bool) -> int:
     """Names what tests will have to do without, after installing what can be."""
-    missing = {name: row for name, row in TOOLS.items() if find(row[0]) is None}
+    missing = {name: row for name, row in TOOLS.items() if not here(row[0])}
     if missing and install and _apt(tuple(p for row in missing.values() for p in row[1])):
-        missing = {name: row for name, row in TOOLS.items() if find(row[0]) is None}
+        missing = {name: row for name, row in TOOLS.items() if not here(row[0])}
     for name, (_, packages, purpose) in missing.items():
         say(f"{name} is not here: {purpose} will be left out (Debian: {' '.join(packages)})")
     return 0

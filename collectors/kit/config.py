@@ -21,8 +21,17 @@ import msgspec.structs
 
 PREFIX = "PETAWATCH_"
 DEFAULT_FILE = "petawatch.toml"
-OTHER_VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "CACHE", "REQUIRE_STACK", "REQUIRE_BROWSER"})
-"""Names after the prefix that are no settings: where to look, and how tests run."""
+OTHER_VARIABLES = {
+    "CONFIG": "Settings file, where `--config` does not name one.",
+    "LOG_LEVEL": "`debug`, `info`, `warning` or `error`.",
+    "HEARTBEAT": "File touched every 5 s while a process is alive, for health checks.",
+    "NODE": "The agent's node name; else the host's.",
+    "SPOOL": "The agent's spool file.",
+    "CACHE": "Where the real services for tests are kept; else `~/.cache/petawatch`.",
+    "REQUIRE_STACK": "1: tests fail where the real services cannot be had.",
+    "REQUIRE_BROWSER": "1: tests fail where there is no Chromium.",
+}
+"""Names after the prefix that are no settings of a struct."""
 _log = logging.getLogger(__name__)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,15 @@ async def test_first_signal_sets_stop() -> None:
     with stop_signals(stop):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_heartbeat_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETAWATCH_HEARTBEAT", str(tmp_path / "alive"))
+    monkeypatch.setattr("collectors.kit.lifecycle._HEARTBEAT_S", 0.001)
+    with stop_signals(asyncio.Event()):
+        first_ns = (tmp_path / "alive").stat().st_mtime_ns
+        while (tmp_path / "alive").stat().st_mtime_ns == first_ns:  # noqa: ASYNC110 -- a file has no event
+            await asyncio.sleep(0)
 
 
 PROGRAM = """
