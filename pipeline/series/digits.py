@@ -214,7 +214,7 @@ def render(prefix: Bytes, fields: Sequence[Numbers], times_ns: NDArray[np.int64]
     put_digits(matrix, matrix.shape[1] - 20, 19, times_ns)
     _fill(matrix, fields, widths, start + 1)
     if not masked:
-        return memoryview(matrix.ravel())
+        return matrix.ravel().data
     matrix[_nothing(fields, lines)] = FILLER
     flat = matrix.ravel()
-    return memoryview(flat[flat != FILLER])
+    return flat[flat != FILLER].data

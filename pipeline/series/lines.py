@@ -34,6 +34,8 @@ from pipeline.series.minute_fields import minute_numbers
 from pipeline.series.port import U64, MinuteParts, NodeMasks, RawSamples, Refused
 
 MINUTE_NS = 60_000_000_000
+PART_FIELDS = ("run", "label_epoch", "writer", "eviction", "origin", "energy_epoch")
+MASK_FIELDS = ("run", "block", "writer", "eviction", "origin", "mask")
 LINES_A_BLOCK = 5_000
 """Lines a request: 5,000 to 10,000 are what the server takes best."""
 _LEAST_GROUP = 256
@@ -100,18 +102,19 @@ def _prefixes(
     measurement: str, nodes: Sequence[str], node: Any, slot: U64 | None, origin: Any = 0
 ) -> Bytes:
     """`measurement,tags` of each row, put together once per distinct set of tags."""
-    slots: list[int | None] = [None]
+    slots: list[Any] = [None]
     code = node.astype(np.int64) * 4 + origin
     if slot is not None:
         distinct, index = np.unique(slot, return_inverse=True)
-        slots = [*distinct.tolist()]
+        slots = [int(number) for number in distinct.tolist()]
         code = code * len(slots) + index
+    codes: Any
     codes, inverse = np.unique(code, return_inverse=True)
     places, slot_codes = np.divmod(codes, len(slots))
-    texts = [
-        _prefix(measurement, nodes[place >> 2], slots[slot_code], place & 3)
-        for place, slot_code in zip(places.tolist(), slot_codes.tolist(), strict=True)
-    ]
+    texts: list[bytes] = []
+    for place, slot_code in zip(places.tolist(), slot_codes.tolist(), strict=True):
+        node_code, origin_code = divmod(int(place), 4)
+        texts.append(_prefix(measurement, str(nodes[node_code]), slots[slot_code], origin_code))
     width = max(map(len, texts))
     padded = b"".join(text.rjust(width) for text in texts)
     return np.frombuffer(padded, np.uint8).reshape(len(texts), width)[inverse]
@@ -195,18 +198,18 @@ def part_times_ns(parts: MinuteParts) -> NDArray[np.int64]:
 
 def part_blocks(parts: MinuteParts) -> Iterator[Block]:
     """Measurement `gpu_minute`; nodes must be writable."""
-    names = ("run", "label_epoch", "writer", "eviction", "origin", "energy_epoch")
     prefix = _prefixes("gpu_minute", parts.nodes, parts.node, parts.slot)
-    yield from _blocks(prefix, [*_keys(parts, names), *minute_numbers(parts)], part_times_ns(parts))
+    yield from _blocks(
+        prefix, [*_keys(parts, PART_FIELDS), *minute_numbers(parts)], part_times_ns(parts)
+    )
 
 
 def mask_blocks(masks: NodeMasks) -> Iterator[Block]:
     """Measurement `node_minute`; time is minute + key_offset_ns(run, block, writer, eviction)."""
-    names = ("run", "block", "writer", "eviction", "origin", "mask")
     prefix = _prefixes("node_minute", masks.nodes, masks.node, None)
     keys = (masks.run, _u64(masks.block), masks.writer, _u64(masks.eviction))
     times_ns = masks.minute * MINUTE_NS + key_offset_ns(*keys)
-    yield from _blocks(prefix, _keys(masks, names), times_ns)
+    yield from _blocks(prefix, _keys(masks, MASK_FIELDS), times_ns)
 
 
 def writable_raw(samples: RawSamples) -> tuple[RawSamples, list[Refused]]:

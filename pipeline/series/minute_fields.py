@@ -60,6 +60,14 @@ def form_words() -> list[str]:
     return list(dict.fromkeys(word_and_bit(metric)[0] for metric in CATALOGUE))
 
 
+def check_inside(name: str, offset_us: I64, present: NDArray[np.bool_]) -> I64:
+    """The offsets; raises ValueError when one that is present is outside its minute."""
+    inside = (offset_us >= 0) & (offset_us < MINUTE_US)
+    if not (inside | ~present).all():
+        raise ValueError(f"{name}: a part has a point outside its minute")
+    return offset_us
+
+
 def _offsets(parts: MinuteParts) -> tuple[dict[str, _Times], dict[str, NDArray[np.bool_]]]:
     start_us = parts.minute * MINUTE_US
     times: dict[str, _Times] = {}
@@ -71,12 +79,8 @@ def _offsets(parts: MinuteParts) -> tuple[dict[str, _Times], dict[str, NDArray[n
         present[name] = ~np.isnan(gauge.last)
         times[name] = _Times(np.zeros_like(start_us), gauge.last_us - start_us)
     for name, mask in present.items():
-        one = times[name]
-        inside = (
-            (one.first >= 0) & (one.last >= 0) & (one.last < MINUTE_US) & (one.first < MINUTE_US)
-        )
-        if not (inside | ~mask).all():
-            raise ValueError(f"{name}: a part has a point outside its minute")
+        check_inside(name, times[name].first, mask)
+        check_inside(name, times[name].last, mask)
     return times, present
 
 
