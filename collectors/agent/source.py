@@ -1,20 +1,18 @@
-"""The agent as a source, and its node as an inventory."""
+"""The agent as a source of node records."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from collectors.agent.agent import Agent, AgentSettings
+from collectors.agent.nodes import installed_node, site_of
 from collectors.agent.outbox import Outbox
 from collectors.agent.spool import Spool
 from collectors.contract.bus import Message, Producer
-from collectors.contract.inventory import InstalledNode, Inventory
-from collectors.contract.models import find_model
-from collectors.contract.record import NodeRecord, Origin, SlotLabels
+from collectors.contract.inventory import Inventory
+from collectors.contract.record import NodeRecord, Origin
 from collectors.contract.source import Backend, SourceOptions
 from collectors.contract.topics import EVENTS, GPU, Event, dumps
 from collectors.contract.wire import encode
@@ -24,18 +22,6 @@ from collectors.kit.lifecycle import Stage, run_stages
 
 _DRAIN_S = 10.0
 _EXTRAS = {"backend", "spool"}
-
-
-def node_inventory(node: str, labels: Sequence[SlotLabels], time_zone: str = "UTC") -> Inventory:
-    """A site of one node.  Its nameplate is the sum over its GPUs; unknown models add nothing."""
-    models = [find_model(label.model) for label in labels]
-    pflops = sum((model.fp16_tflops or 0.0) / 1000 for model in models if model is not None)
-    commonest = Counter(label.model for label in labels).most_common(1)
-    entry = InstalledNode(
-        node, "Node", node, commonest[0][0] if commonest else "",
-        tuple(sorted({label.slot for label in labels})), pflops / max(1, len(labels)),
-    )  # fmt: skip
-    return Inventory(node, node, time_zone, "FP16", "dense", "tensor boost clock", (entry,))
 
 
 class AgentSource:
@@ -52,9 +38,8 @@ class AgentSource:
     ) -> None:
         self._backend, self._clock, self._settings = backend, clock, settings
         self._spool_path, self._prefix = spool_path, topic_prefix
-        self._inventory = node_inventory(
-            settings.node, [device.labels for device in backend.devices()]
-        )
+        labels = [device.labels for device in backend.devices()]
+        self._inventory = site_of(settings.node, [installed_node(settings.node, labels)])
 
     @property
     def origin(self) -> Origin:

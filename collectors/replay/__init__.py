@@ -1,0 +1,1 @@
+"""Recorded telemetry sent as if its nodes were there: nvidia-smi logs and snapshots."""

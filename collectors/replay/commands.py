@@ -1,0 +1,133 @@
+"""`petawatch replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from collectors.agent.producers import open_producer
+from collectors.agent.render import record_line
+from collectors.contract.bus import Producer
+from collectors.contract.record import NodeRecord, SlotLabels
+from collectors.kit.clock import Clock, SystemClock
+from collectors.kit.lifecycle import stop_signals
+from collectors.replay.recording import Recording
+from collectors.replay.source import ReplaySource, check_model, find_zone
+
+
+def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
+    """Times real time; None for `max`.  Raises click.BadParameter."""
+    text = value.strip().lower()
+    if text == "max":
+        return None
+    try:
+        speed = float(text.removesuffix("x").removesuffix("×"))
+    except ValueError:
+        speed = -1.0
+    if not 0 < speed < 1e9:
+        raise click.BadParameter(f"write a number above 0, or max, not {value!r}")
+    return speed
+
+
+class StderrProgress:
+    """One line on standard error: rewritten on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._terminal = sys.stderr.isatty()
+        self._next_us = 0
+
+    def __call__(self, done: int, rows: int) -> None:
+        """Shows how far it is."""
+        now_us = self._clock.monotonic_us()
+        if now_us < self._next_us and done < rows:
+            return
+        self._next_us = now_us + (200_000 if self._terminal else 5_000_000)
+        text = f"replay: {done:,} of {rows:,} rows ({done / rows:.0%})"
+        end = "\n" if done >= rows or not self._terminal else ""
+        sys.stderr.write(("\r" if self._terminal else "") + text + end)
+        sys.stderr.flush()
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE…",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@click.option("--speed", callback=parse_speed, default="1", show_default=True, metavar="N|max",
+              help="Times real time, or as fast as it goes.")  # fmt: skip
+@click.option(
+    "--keep-time", is_flag=True, help="Leave times as recorded; else the last row is now."
+)
+@click.option("--stdout", "to_stdout", is_flag=True, help="Print JSON lines instead of sending.")
+@click.option("--bus", envvar="PETAWATCH_BUS", metavar="URL",
+              help="kafka://host:port[,host:port] or sqlite:///path.")  # fmt: skip
+@click.option("--node", help="The node's name [the file's].")
+@click.option("--model", default="", help="GPU model, where the recording does not say.")
+@click.option("--zone", default="UTC", show_default=True, help="Zone of times without one.")
+def replay(
+    *,
+    files: tuple[Path, ...],
+    speed: float | None,
+    keep_time: bool,
+    to_stdout: bool,
+    bus: str | None,
+    node: str | None,
+    model: str,
+    zone: str,
+) -> None:
+    """Sends recorded telemetry as if it came from live nodes.
+
+    Reads nvidia-smi CSV logs (also gzipped) and `nvidia-smi -q -x` XML.
+    """
+    if not to_stdout and bus is None:
+        raise click.UsageError("Where to? Give --bus kafka://host:port, or --stdout to print.")
+    clock = SystemClock()
+    try:
+        recording = Recording(files, zone=find_zone(zone), node=node, model=check_model(model))
+        source = ReplaySource(
+            recording, clock, speed=speed, keep_time=keep_time,
+            progress=StderrProgress(clock),
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+    _tell_rejects(source)
+    if to_stdout or bus is None:
+        asyncio.run(_print(source))
+    else:
+        asyncio.run(_send(source, open_producer(bus)))
+    if source.refused:
+        raise click.ClickException(f"the bus refused {source.refused} records; see the log")
+
+
+def _tell_rejects(source: ReplaySource) -> None:
+    rejects = source.survey.rejects
+    for reason, count in sorted(rejects.counts.items()):
+        click.echo(
+            f"replay: {count:,} left out ({reason}), first {rejects.first[reason]}", err=True
+        )
+
+
+async def _print(source: ReplaySource) -> None:
+    stop = asyncio.Event()
+    labels: dict[str, dict[int, SlotLabels]] = {}
+
+    async def write(batch: list[NodeRecord]) -> None:
+        for record in batch:
+            known = labels.setdefault(record.node, {})
+            known.update({label.slot: label for label in record.labels})
+            sys.stdout.buffer.write(record_line(record, known) + b"\n")
+        sys.stdout.buffer.flush()
+
+    with stop_signals(stop):
+        await source.play(write, stop)
+
+
+async def _send(source: ReplaySource, producer: Producer) -> None:
+    stop = asyncio.Event()
+    with stop_signals(stop):
+        try:
+            await source.run(producer, stop)
+        finally:
+            await producer.stop()
