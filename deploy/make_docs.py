@@ -1,0 +1,134 @@
+"""Writes the pages of docs/ that are made from the code, so that neither can drift.
+
+    .venv/bin/python deploy/make_docs.py
+
+A test compares them with what is in docs/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from collectors.contract.catalogue import CATALOGUE, CallRead, FieldRead, Metric
+from collectors.contract.schema import proto_text
+from collectors.kit.config import OTHER_VARIABLES, PREFIX, Setting, describe
+from pipeline.settings import Settings, default_data
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_PLACE = "~/.local/share/petawatch"
+
+
+def pages() -> dict[str, str]:
+    """Name in docs/ → text."""
+    return {
+        "metrics.md": metrics_page(),
+        "petawatch.proto": proto_text(),
+        "settings.md": settings_page(),
+    }
+
+
+def metrics_page() -> str:
+    """The catalogue as a table."""
+    rows = [
+        "| metric | no. | unit | kind | valid | NVML | meaning |",
+        "|---|---|---|---|---|---|---|",
+        *(_metric_row(metric) for metric in CATALOGUE),
+    ]
+    return _page(
+        "Metrics",
+        "One row of the catalogue (`collectors/contract/catalogue.py`) each: the same name and unit "
+        "on the wire, in the stores, in the API and, behind `petawatch_`, in `/metrics`. Gauges are "
+        "32-bit floats, counters cumulative integers below 2⁵³. What cannot be read is absent, "
+        "never 0. A value outside its valid range becomes absent.",
+        rows,
+    )
+
+
+def _metric_row(metric: Metric) -> str:
+    low, high = metric.valid
+    valid = f"{low:g} to {high:g}" if metric.kind.value == "gauge" else "below 2⁵³"
+    kind = metric.kind.value
+    if kind == "counter":
+        kind += {"run": ", per run", "energy": ", per energy epoch", "device": ", of the device"}[
+            metric.reset.value
+        ]
+    return (
+        f"| `{metric.name}` | {metric.number} | {metric.unit} | {kind} | {valid} "
+        f"| {_read(metric)} | {metric.help} |"
+    )
+
+
+def _read(metric: Metric) -> str:
+    read = metric.read
+    if isinstance(read, FieldRead):
+        ids = [str(read.field)] if read.field is not None else []
+        ids += [
+            f"{number} from R{major}.{minor}" if minor else f"{number} from R{major}"
+            for (major, minor), number in read.branches
+            if number is not None
+        ]
+        return "field " + ", ".join(ids)
+    return "call" if isinstance(read, CallRead) else "integrated by the agent"
+
+
+def settings_page() -> str:
+    """All settings as tables."""
+    rows = [
+        "| setting | environment | default | bounds | meaning |",
+        "|---|---|---|---|---|",
+        *(_setting_row(item) for item in describe(Settings)),
+        "",
+        "A setting marked with a key is a secret: give it as a file (`NAME_file`, "
+        f"`{PREFIX}NAME_FILE`) rather than by itself. It is never shown.",
+        "",
+        "## Variables that are no settings",
+        "",
+        "| variable | meaning |",
+        "|---|---|",
+        *(f"| `{PREFIX}{name}` | {text} |" for name, text in OTHER_VARIABLES.items()),
+    ]
+    return _page(
+        "Settings",
+        "Defaults, then a TOML file (`--config FILE`, else `PETAWATCH_CONFIG`, else "
+        "`./petawatch.toml`), then the environment, then options of the command: the later wins. "
+        "Something unknown or impossible stops the start with the place it stands in and what to "
+        "write instead. `{data}` in an address is the data folder.",
+        rows,
+    )
+
+
+def _setting_row(item: Setting) -> str:
+    name = f"`{item.name}`" + (" 🔑" if item.secret else "")
+    low, high = item.meaning.ge, item.meaning.le
+    ends = [f"≥ {low:g}" if low is not None else "", f"≤ {high:g}" if high is not None else ""]
+    bounds = ", ".join(filter(None, ends))
+    text = item.text.replace("|", "\\|")
+    return f"| {name} | `{item.variable}` | {_default(item.default)} | {bounds} | {text} |"
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return ""
+    if value == default_data():
+        return f"`{_PLACE}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value != "" else "none"
+
+
+def _page(title: str, text: str, rows: list[str]) -> str:
+    note = "<!-- Made by deploy/make_docs.py from the code; do not edit. -->"
+    return "\n".join([f"# {title}", "", note, "", text, "", *rows, ""])
+
+
+def main() -> None:
+    """Writes them."""
+    DOCS.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
