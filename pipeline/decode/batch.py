@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,19 @@ class Broken:
     index: int
     reason: str
     detail: str
+
+
+class Labels:
+    """The labels of one record; read only when somebody asks, since most readers do not."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def read(self) -> tuple[SlotLabels, ...]:
+        """Per slot who sits in it."""
+        return tuple(
+            SlotLabels(x.slot, x.uuid, x.model, x.serial, x.occupant) for x in self._message.labels
+        )
 
 
 @dataclass(slots=True)
@@ -64,7 +78,7 @@ class Decoded:
     """All that a fetch held: groups of equal slot count, labels by input index, and refusals."""
 
     groups: Sequence[Group]
-    labels: Sequence[tuple[int, Sequence[SlotLabels]]]
+    labels: Sequence[tuple[int, Labels]]
     broken: Sequence[Broken]
 
     @property

@@ -18,6 +18,8 @@ from collectors.contract.schema import LABELS_FIELD
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _HEADER_TYPES = {1: _I32, 2: _I32, 3: _I64, 4: _I64, 5: _I64, 6: _I64, 7: _LEN, 8: _LEN, 9: _LEN}
 _NODE, _SLOTS, _EPOCHS = 7, 8, 9
+LABELS_TAG = LABELS_FIELD << 3 | _LEN
+"""The byte that a label message begins with."""
 
 
 class UnusualError(ValueError):
@@ -104,6 +106,17 @@ def split_labels(fields: list[Field], data: bytes) -> int:
     if any(field.number != LABELS_FIELD for field in fields[first:]):
         raise UnusualError("labels not last")
     return fields[first - 1].end if first else 0
+
+
+def only_labels(tail: bytes) -> bool:
+    """Whether bytes that Protobuf can parse are label messages and nothing else."""
+    at = 0
+    while at < len(tail):
+        if tail[at] != LABELS_TAG:
+            return False
+        length, at = _varint(tail, at + 1)
+        at += length
+    return True
 
 
 def _widths() -> dict[int, int]:

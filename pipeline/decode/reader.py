@@ -12,13 +12,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
-from collectors.contract.record import SCHEMA_VERSION, NodeRecord, SlotLabels
+from collectors.contract.record import SCHEMA_VERSION, NodeRecord
+from collectors.contract.schema import message_class
 from collectors.contract.wire import MAX_SLOTS, BrokenRecordError, parse
-from pipeline.decode.batch import Broken, Decoded, Group
-from pipeline.decode.layout import Layout, UnusualError, learn, scan, split_labels
+from pipeline.decode.batch import Broken, Decoded, Group, Labels
+from pipeline.decode.gather import Joined, Output
+from pipeline.decode.layout import (
+    LABELS_TAG,
+    Layout,
+    UnusualError,
+    learn,
+    only_labels,
+    scan,
+    split_labels,
+)
 from pipeline.decode.slots import SlotTable
 
 _MOST_LAYOUTS = 512
@@ -33,16 +44,16 @@ class Reader:
         self._table = table
         self._layouts: dict[int, list[Layout]] = {}
         self._identities: dict[bytes, int] = {}
-        self._metrics = CATALOGUE.metrics
+        self._message = message_class()
         self._gauges = [metric.number for metric in CATALOGUE.gauges]
         self._counters = [metric.number for metric in CATALOGUE.counters]
 
     def read(self, values: Sequence[bytes]) -> Decoded:
         """Columns of all records that are valid, and the reasons for those that are not."""
-        out = _Output()
-        fast: dict[int, _Batch] = {}
+        out = Output()
+        fast: dict[int, Joined] = {}
         unknown = self._sort(values, fast)
-        for index in unknown:
+        for index in self._sort_labelled(unknown, values, fast, out):
             self._meet(index, values[index], fast, out)
         for batch in fast.values():
             self._cut(batch, values, out)
@@ -54,12 +65,12 @@ class Reader:
                 out.broken.append(Broken(index, error.reason, str(error)))
                 continue
             if record.labels:
-                out.labels.append((index, record.labels))
+                out.labels.append((index, Labels(record)))
             by_count[len(record.slots)].append((index, record))
         out.groups.extend(self._slow(records) for records in by_count.values())
         return Decoded(out.groups, out.labels, out.broken)
 
-    def _sort(self, values: Sequence[bytes], fast: dict[int, _Batch]) -> list[int]:
+    def _sort(self, values: Sequence[bytes], fast: dict[int, Joined]) -> list[int]:
         """Puts each record to a known layout; returns the indices that fit none."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, length in enumerate(map(len, values)):
@@ -77,25 +88,69 @@ class Reader:
                     break
                 fits = layout.fits(matrix)
                 if fits.all():
-                    fast[id(layout)] = _Batch(layout, left.tolist(), matrix)
+                    fast[id(layout)] = Joined(layout, left.tolist(), matrix)
                 elif fits.any():
-                    fast[id(layout)] = _Batch(layout, left[fits].tolist(), matrix[fits])
+                    fast[id(layout)] = Joined(layout, left[fits].tolist(), matrix[fits])
                 left, matrix = left[~fits], matrix[~fits]
             unknown.extend(left.tolist())
         return unknown
 
-    def _meet(self, index: int, data: bytes, fast: dict[int, _Batch], out: _Output) -> None:
+    def _sort_labelled(
+        self, indices: list[int], values: Sequence[bytes], fast: dict[int, Joined], out: Output
+    ) -> list[int]:
+        """Puts records that are a known layout and labels behind it to that layout.
+
+        A node sends its labels once a minute, so that at any second some do:
+        scanning each for where its labels begin would cost as much as all the rest.
+        """
+        for layouts in self._layouts.values():
+            for layout in layouts:
+                size = layout.length
+                longer = [
+                    i for i in indices if len(values[i]) > size and values[i][size] == LABELS_TAG
+                ]
+                if not longer:
+                    continue
+                joined = b"".join([values[i][:size] for i in longer])
+                fits = layout.fits(np.frombuffer(joined, np.uint8).reshape(-1, size))
+                taken: set[int] = set()
+                for at in np.flatnonzero(fits).tolist():
+                    index = longer[at]
+                    labels = self._labels(values[index][size:])
+                    if labels is not None:
+                        taken.add(index)
+                        out.labels.append((index, labels))
+                        fast.setdefault(id(layout), Joined(layout)).add(index, values[index][:size])
+                indices = [i for i in indices if i not in taken]
+        return indices
+
+    def _labels(self, tail: bytes) -> Labels | None:
+        """The labels at a record's end; None where there is anything else.
+
+        They are by themselves a message of the same type.
+        """
+        message = self._message()
+        try:
+            message.ParseFromString(tail)
+        except DecodeError:
+            return None
+        return Labels(message) if only_labels(tail) else None
+
+    def _meet(self, index: int, data: bytes, fast: dict[int, Joined], out: Output) -> None:
         """A record of no known layout: learns it, or leaves it to the parser."""
         try:
             fields = scan(data)
             length = split_labels(fields, data)
             layout = self._known(data, length) or self._learn(learn(fields, data, length), data)
             if length < len(data):
-                out.labels.append((index, _labels(data[length:])))
+                labels = self._labels(data[length:])
+                if labels is None:
+                    raise UnusualError("labels")
+                out.labels.append((index, labels))
         except (UnusualError, BrokenRecordError):
             out.slow.append(index)
             return
-        fast.setdefault(id(layout), _Batch(layout)).add(index, data[:length])
+        fast.setdefault(id(layout), Joined(layout)).add(index, data[:length])
 
     def _known(self, data: bytes, length: int) -> Layout | None:
         row = np.frombuffer(data, np.uint8, count=length).reshape(1, length)
@@ -111,7 +166,7 @@ class Reader:
         self._layouts.setdefault(layout.length, []).append(layout)
         return layout
 
-    def _cut(self, batch: _Batch, values: Sequence[bytes], out: _Output) -> None:
+    def _cut(self, batch: Joined, values: Sequence[bytes], out: Output) -> None:
         """Cuts the joined records of one layout into a group."""
         layout, matrix = batch.layout, batch.matrix()
         index = np.array(batch.indices, np.intp)
@@ -221,64 +276,6 @@ class Reader:
         )
 
 
-class _Output:
-    """What a read gathers."""
-
-    def __init__(self) -> None:
-        self.groups: list[Group] = []
-        self.labels: list[tuple[int, Sequence[SlotLabels]]] = []
-        self.broken: list[Broken] = []
-        self.slow: list[int] = []
-
-    def refer(self, indices: list[int], times_us: list[int]) -> None:
-        """Leaves records to the parser, except those whose time alone is impossible."""
-        for index, time_us in zip(indices, times_us, strict=True):
-            if 0 <= time_us < 1 << 62:
-                self.slow.append(index)
-            else:
-                self.broken.append(Broken(index, "time", f"{time_us} µs"))
-
-
-class _Batch:
-    """Records of one layout, joined late."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        indices: list[int] | None = None,
-        matrix: NDArray[np.uint8] | None = None,
-    ) -> None:
-        self.layout = layout
-        self.indices = [] if indices is None else list(indices)
-        self._matrix = matrix
-        self._late: list[bytes] = []
-
-    def add(self, index: int, data: bytes) -> None:
-        """One more record, of exactly the layout's length."""
-        self.indices.append(index)
-        self._late.append(data)
-
-    def matrix(self) -> NDArray[np.uint8]:
-        """All records, uint8[n, length]."""
-        length = self.layout.length
-        late = np.frombuffer(b"".join(self._late), np.uint8).reshape(-1, length)
-        if self._matrix is None:
-            return late
-        return np.concatenate([self._matrix, late]) if self._late else self._matrix
-
-
 def _column(matrix: NDArray[np.uint8], span: tuple[int, int], dtype: str) -> NDArray[Any]:
     """The payload of one field in all records, [n, numbers]."""
     return np.ascontiguousarray(matrix[:, span[0] : span[1]]).view(dtype)
-
-
-def _labels(tail: bytes) -> Sequence[SlotLabels]:
-    """The labels at a record's end; they are a message of the same type by themselves."""
-    from collectors.contract.schema import message_class  # noqa: PLC0415  (see wire)
-
-    message = message_class()()
-    try:
-        message.ParseFromString(tail)
-    except Exception as error:
-        raise BrokenRecordError("undecodable", str(error)) from error
-    return [SlotLabels(x.slot, x.uuid, x.model, x.serial, x.occupant) for x in message.labels]

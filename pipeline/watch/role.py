@@ -165,19 +165,21 @@ class Watch:
                 self._newest_us = max(self._newest_us, int(kept.time_us.max()))
                 samples += len(kept) * kept.slots
         for index, labels in decoded.labels:
-            self._labels_of(index, labels, decoded.groups)
+            self._note_labels(index, labels.read(), decoded.groups)
         newest = int(bus_us.max())
         if newest > self._bus_us:
             self._bus_us, self._bus_seen_us = newest, self._clock.monotonic_us()
         self._board.add("gpu_samples", samples)
         return samples
 
-    def _labels_of(self, index: int, labels: Sequence[SlotLabels], groups: Sequence[Group]) -> None:
+    def _note_labels(
+        self, index: int, labels: tuple[SlotLabels, ...], groups: Sequence[Group]
+    ) -> None:
         for group in groups:
             for row in np.flatnonzero(group.index == index):
                 node = self._table.nodes[self._table.place_node[int(group.place[row])]]
                 if self._labels.get(node) != labels:
-                    self._labels[node] = tuple(labels)
+                    self._labels[node] = labels
                     self._labels_changed.add(node)
 
     def messages(self) -> list[Message]:

@@ -64,7 +64,7 @@ def same(a: float, b: float) -> bool:
 def assert_equal(decoded: Decoded, table: SlotTable, datas: Sequence[bytes]) -> None:
     gpu_node, gpu_slot = table.arrays()
     seen: set[int] = set()
-    labels = dict(decoded.labels)
+    labels = {index: labels.read() for index, labels in decoded.labels}
     for group in decoded.groups:
         for row in range(len(group)):
             index = int(group.index[row])
