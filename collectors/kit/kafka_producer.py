@@ -6,6 +6,7 @@ The agent imports this module, so it imports little and knows nothing of consume
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -38,6 +39,7 @@ _REFUSALS = (
 )
 """The broker's words for a record that it will never take."""
 
+_ADDRESS = re.compile(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _Batch = list[Message]
 _Queues = dict[tuple[str, int], deque[_Batch]]
 
@@ -135,7 +137,7 @@ class KafkaProducer:
         """The batches of each partition, in order."""
         client = await self._connect()
         counts = {
-            topic: len(await client.partitions_for(topic))
+            topic: await self._partitions(client, topic)
             for topic in {one.topic for one in messages}
         }
         queues: _Queues = {}
@@ -150,6 +152,15 @@ class KafkaProducer:
                 sizes[target] = size
             queue[-1].append(message)
         return queues
+
+    async def _partitions(self, client: Any, topic: str) -> int:
+        try:
+            async with asyncio.timeout(self._timeout_s / 2):
+                return len(await client.partitions_for(topic))
+        except TimeoutError:
+            raise BusUnavailableError(
+                f"topic {topic} is not there; create the topics first"
+            ) from None
 
     async def _round(self, queues: _Queues, refused: dict[str, list[Message]]) -> None:
         """Sends each partition's next batch; a refused one is halved until the guilty record is alone."""
@@ -187,6 +198,19 @@ class KafkaProducer:
         client._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
         with suppress(KafkaError):
             await client.stop()
+
+
+def open_producer(url: str) -> KafkaProducer:
+    """The producer for kafka://HOST:PORT[,HOST:PORT].  Raises ValueError."""
+    return KafkaProducer(brokers_of(url))
+
+
+def brokers_of(url: str) -> str:
+    """The brokers in kafka://HOST:PORT[,HOST:PORT].  Raises ValueError that says what to write."""
+    brokers = url.removeprefix("kafka://").removesuffix("/")
+    if brokers == url or not all(_ADDRESS.fullmatch(one) for one in brokers.split(",")):
+        raise ValueError(f"bus {url!r}: write kafka://HOST:PORT[,HOST:PORT]")
+    return brokers
 
 
 async def _deliver(client: Any, target: tuple[str, int], messages: _Batch) -> None:

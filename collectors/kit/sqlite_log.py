@@ -9,7 +9,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from collectors.contract.bus import Message, Partition, RefusedError, TopicSpec
-from collectors.kit.clock import Clock
+from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.sqlite_file import LogFile
 from collectors.kit.sqlite_groups import Group, SqliteConsumer
 from collectors.kit.sqlite_thread import LogThread
@@ -106,11 +106,17 @@ class SqliteProducer:
     """See the port, `collectors.contract.bus.Producer`: each send is one transaction."""
 
     def __init__(
-        self, thread: LogThread, consumers: WeakSet[SqliteConsumer], max_request_bytes: int
+        self,
+        thread: LogThread,
+        consumers: WeakSet[SqliteConsumer],
+        max_request_bytes: int,
+        *,
+        closes_file: bool = False,
     ) -> None:
         self._thread = thread
         self._consumers = consumers
         self._max_request_bytes = max_request_bytes
+        self._closes_file = closes_file
 
     async def start(self) -> None:
         """Opens the file.  Raises BusUnavailableError."""
@@ -118,10 +124,9 @@ class SqliteProducer:
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Appends.  Raises RefusedError for those above the bound, after the others were taken."""
-        refused = [
-            one for one in messages if len(one.key) + len(one.value) > self._max_request_bytes
-        ]
-        taken = [one for one in messages if one not in refused] if refused else messages
+        limit = self._max_request_bytes
+        refused = [one for one in messages if len(one.key) + len(one.value) > limit]
+        taken = [one for one in messages if len(one.key) + len(one.value) <= limit]
         if taken:
             await self._thread.call(lambda log: log.append(taken))
             topics = {message.topic for message in taken}
@@ -129,9 +134,23 @@ class SqliteProducer:
                 if not topics.isdisjoint(consumer.topics):
                     consumer.wake()
         if refused:
-            raise RefusedError(
-                f"larger than {self._max_request_bytes} bytes: {len(refused)} record(s)", refused
-            )
+            raise RefusedError(f"{len(refused)} record(s) above {limit} bytes", refused)
 
     async def stop(self) -> None:
         """Nothing is left to flush: what was sent is in the file."""
+        if self._closes_file:
+            await self._thread.close()
+
+
+def open_producer(url: str) -> SqliteProducer:
+    """A producer for sqlite:///PATH that has the file to itself.  Raises ValueError."""
+    thread = LogThread(path_of(url), SystemClock(), read_only=False, fsync=False)
+    return SqliteProducer(thread, WeakSet(), 4 * 2**20, closes_file=True)
+
+
+def path_of(url: str) -> Path:
+    """The path in sqlite:///PATH.  Raises ValueError that says what to write."""
+    path = url.removeprefix("sqlite:///")
+    if path in {"", url}:
+        raise ValueError(f"bus {url!r}: write sqlite:///PATH (an absolute path has four slashes)")
+    return Path(path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
@@ -16,9 +14,10 @@ from aiokafka.errors import (
 )
 
 from collectors.contract import topics as topic_names
-from collectors.contract.bus import BusUnavailableError, TopicSpec
+from collectors.contract.bus import TopicSpec
 from collectors.kit.clock import Clock
 from collectors.kit.kafka_producer import KafkaProducer
+from pipeline.bus.kafka_admin import administrator, are_gone, have_leaders
 from pipeline.bus.kafka_consumer import KafkaConsumer
 
 MAX_MESSAGE_BYTES = 5 * 2**20
@@ -26,8 +25,6 @@ MAX_MESSAGE_BYTES = 5 * 2**20
 
 _COMPACTION_LAG_MS = 3_600_000
 _REPLICAS = 3
-_BULK = {"fetch_min_bytes": 2**20, "fetch_max_wait_ms": 250}
-"""For topics with much traffic: a sixth of the CPU that answers at once would cost."""
 
 
 class KafkaBus:
@@ -78,7 +75,8 @@ class KafkaBus:
             "request_timeout_ms": int(max(self._timeout_s, self._rebalance_timeout_s + 5) * 1000),
             "max_partition_fetch_bytes": 2 * 2**20,
             "fetch_max_bytes": 16 * 2**20,
-            **(_BULK if bulk else {}),
+            "fetch_max_wait_ms": 250,
+            "fetch_min_bytes": 2**20 if bulk else 1,
         }
         patience_s = self._session_timeout_s + self._rebalance_timeout_s + self._timeout_s
         return KafkaConsumer(
@@ -92,24 +90,24 @@ class KafkaBus:
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Creates those that are not there, and waits until they have leaders.  Raises BusUnavailableError."""
-        async with self._admin() as admin:
+        async with administrator(self._bootstrap, self._timeout_s) as admin:
             replicas = min(_REPLICAS, len((await admin.describe_cluster())["brokers"]))
             wanted = [_new_topic(spec, replicas) for spec in topics]
             answer = await admin.create_topics(wanted)
             _check(answer.topic_errors, TopicAlreadyExistsError)
             names = [spec.name for spec in topics]
-            await self._until(lambda: _have_leaders(admin, names))
+            await self._until(lambda: have_leaders(admin, names))
 
     async def delete_topics(self, names: Sequence[str]) -> None:
         """Deletes those that are there; the broker forgets what groups committed for them."""
-        async with self._admin() as admin:
+        async with administrator(self._bootstrap, self._timeout_s) as admin:
             answer = await admin.delete_topics(list(names))
             _check(answer.topic_error_codes, UnknownTopicOrPartitionError)
-            await self._until(lambda: _are_gone(admin, names))
+            await self._until(lambda: are_gone(admin, names))
 
     async def health(self) -> dict[str, str]:
         """What answers; raises BusUnavailableError."""
-        async with self._admin() as admin:
+        async with administrator(self._bootstrap, self._timeout_s) as admin:
             cluster = await admin.describe_cluster()
         return {
             "bus": "kafka",
@@ -123,23 +121,6 @@ class KafkaBus:
     async def _until(self, true: Callable[[], Awaitable[bool]]) -> None:
         while not await true():
             await self._clock.sleep(0.05)
-
-    @asynccontextmanager
-    async def _admin(self) -> AsyncGenerator[Any]:
-        """A connected administrator; its failures are BusUnavailableError."""
-        admin: Any = AIOKafkaAdminClient(
-            bootstrap_servers=self._bootstrap, client_id=self._client_id
-        )
-        try:
-            async with asyncio.timeout(self._timeout_s * 3):
-                await admin.start()
-                yield admin
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise BusUnavailableError(
-                f"Kafka at {self._bootstrap}: {error or 'no answer in time'}"
-            ) from error
-        finally:
-            await admin.close()
 
 
 def _new_topic(spec: TopicSpec, replicas: int) -> Any:
@@ -169,15 +150,3 @@ def _check(outcomes: Sequence[Sequence[Any]], well: type[KafkaError]) -> None:
         error = for_code(code)
         if code != 0 and error is not well:
             raise error(f"{topic}: {error.__name__}")
-
-
-async def _have_leaders(admin: Any, names: Sequence[str]) -> bool:
-    topics = await admin.describe_topics(list(names))
-    return all(
-        topic["error_code"] == 0 and all(one["leader"] >= 0 for one in topic["partitions"])
-        for topic in topics
-    )
-
-
-async def _are_gone(admin: Any, names: Sequence[str]) -> bool:
-    return set(names).isdisjoint(await admin.list_topics())

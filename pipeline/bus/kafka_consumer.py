@@ -26,6 +26,7 @@ from collectors.contract.bus import (
     ignore,
 )
 from collectors.kit.spans import Spans
+from pipeline.bus.kafka_admin import require_topics
 from pipeline.bus.kafka_records import columns
 from pipeline.bus.kafka_search import first_at_or_after
 
@@ -74,6 +75,8 @@ class KafkaConsumer:
     ) -> None:
         """Joins, and has its share when it returns.  Raises BusUnavailableError."""
         self._on_revoked, self._on_assigned = on_revoked, on_assigned
+        # The client itself would wait for a missing topic for ever.
+        await require_topics(self._options["bootstrap_servers"], self._topics, self._timeout_s)
         topics = () if self._group else self._topics
         self._client = AIOKafkaConsumer(
             *topics,
@@ -247,9 +250,8 @@ class KafkaConsumer:
 
     async def seek_time(self, partition: Partition, bus_us: int) -> int:
         """Goes to the first record taken at or after a bus time; returns its offset."""
-        offset = await self._asked(
-            first_at_or_after(self._client, TopicPartition(*partition), bus_us, self._options)
-        )
+        target = TopicPartition(*partition)
+        offset = await self._asked(first_at_or_after(target, bus_us, self._options))
         await self.seek(partition, offset)
         return offset
 

@@ -11,39 +11,38 @@ from pipeline.bus.kafka_records import arrival_us, bus_us
 
 
 async def first_at_or_after(
-    client: Any, target: TopicPartition, wanted_us: int, options: Mapping[str, Any]
+    target: TopicPartition, wanted_us: int, options: Mapping[str, Any]
 ) -> int:
     """The first offset taken at or after a bus time, or the end.
 
     The broker's time index answers, except where the oldest record carries an
     arrival header: such a partition was filled faster than life, its index
-    knows only when, and it is bisected by reading single records.
+    knows only when, and it is bisected by reading single records.  A client of
+    its own asks, since another's question would wait behind its long fetch.
     """
-    first = (await client.beginning_offsets([target]))[target]
-    end = (await client.end_offsets([target]))[target]
-    if first == end:
-        return end
-    at_once: dict[str, Any] = {**options, "fetch_min_bytes": 1}
-    peeker: Any = AIOKafkaConsumer(**at_once)
-    await peeker.start()
+    at_once: dict[str, Any] = {**options, "fetch_min_bytes": 1, "auto_offset_reset": "earliest"}
+    client: Any = AIOKafkaConsumer(**at_once)
+    await client.start()
     try:
-        peeker.assign([target])
-        if arrival_us(await _peek(peeker, target, first)) is None:
-            # The index is in milliseconds: round up, or an earlier record would do.
-            found = (await client.offsets_for_times({target: -(-wanted_us // 1000)})).get(target)
-            return end if found is None or found.offset < 0 else found.offset
-        return await _bisect(peeker, target, (first, end), wanted_us)
+        first = (await client.beginning_offsets([target]))[target]
+        end = (await client.end_offsets([target]))[target]
+        # The index is in milliseconds: round up, or an earlier record would do.
+        found = (await client.offsets_for_times({target: -(-wanted_us // 1000)})).get(target)
+        client.assign([target])
+        if first < end and arrival_us(await _peek(client, target, first)) is not None:
+            return await _bisect(client, target, (first, end), wanted_us)
+        return end if found is None or found.offset < 0 else found.offset
     finally:
-        await peeker.stop()
+        await client.stop()
 
 
 async def _bisect(
-    peeker: Any, target: TopicPartition, bounds: tuple[int, int], wanted_us: int
+    client: Any, target: TopicPartition, bounds: tuple[int, int], wanted_us: int
 ) -> int:
     low, high = bounds
     while low < high:
         middle = (low + high) // 2
-        record = await _peek(peeker, target, middle)
+        record = await _peek(client, target, middle)
         if bus_us(record) >= wanted_us:
             high = middle
         else:
@@ -51,7 +50,7 @@ async def _bisect(
     return low
 
 
-async def _peek(peeker: Any, target: TopicPartition, offset: int) -> Any:
+async def _peek(client: Any, target: TopicPartition, offset: int) -> Any:
     """The record at an offset, or the next that is kept."""
-    peeker.seek(target, offset)
-    return await peeker.getone(target)
+    client.seek(target, offset)
+    return await client.getone(target)
