@@ -47,7 +47,8 @@ def test_most_functions_are_very_short() -> None:
 
 
 def test_nothing_happens_at_import() -> None:
-    for path in MODULES:
+    # Alembic runs env.py by importing it.
+    for path in [path for path in MODULES if path.name != "env.py"]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             loose = isinstance(node, ast.Expr | ast.For | ast.While | ast.With)
