@@ -5,8 +5,18 @@ Arrays indexed by them replace look-ups per sample.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+def grown(array: NDArray[Any], size: int, fill: int) -> NDArray[Any]:
+    """The array itself, or one of `size` with `fill` behind it where it is shorter."""
+    missing = size - len(array)
+    if missing <= 0:
+        return array
+    return np.concatenate([array, np.full(missing, fill, array.dtype)])
 
 
 class SlotTable:

@@ -7,7 +7,7 @@ writer: from getting partitions to losing them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
 from collectors.contract.topics import DeadLetter
 from pipeline.decode.batch import Broken, Group
 from pipeline.decode.reader import Reader
-from pipeline.decode.slots import SlotTable
+from pipeline.decode.slots import SlotTable, grown
 from pipeline.series.columns import concat_parts
 from pipeline.series.port import RawSamples, WriteBatch
 from pipeline.store.balance import Balance
@@ -53,7 +53,8 @@ class Intake:
         self._rules = rules
         self._raw_interval_us = int(raw_interval_s * 1e6)
         self._raw: list[RawSamples] = []
-        self._raw_bucket = np.zeros(0, np.int64)
+        self._place_bucket = np.zeros(0, np.int64)
+        self._place_hour = np.zeros(0, np.int64)
         self.balance = Balance(self._table)
         self._offsets: dict[Partition, int] = {}
         self._bus_us: dict[Partition, int] = {}
@@ -125,13 +126,16 @@ class Intake:
         self._thin(group)
 
     def _touch(self, group: Group, source: NDArray[np.intp], chunks: Sequence[Chunk]) -> None:
-        keys: Iterable[tuple[int, int, int]] = zip(
-            source.tolist(), group.place.tolist(), (group.time_us // _HOUR_US).tolist(), strict=True
-        )
+        """Notes the (node, hour) that the records change, per partition."""
         table = self._table
-        for at, place, hour in set(keys):
+        self._place_hour = grown(self._place_hour, len(table.place_gpus), -1)
+        self._place_bucket = grown(self._place_bucket, len(table.place_gpus), -1)
+        hour = group.time_us // _HOUR_US
+        for row in np.flatnonzero(self._place_hour[group.place] != hour).tolist():
+            place = int(group.place[row])
             node = table.nodes[table.place_node[place]]
-            self._touched[chunks[at].partition].add((node, hour))
+            self._touched[chunks[int(source[row])].partition].add((node, int(hour[row])))
+        self._place_hour[group.place] = hour
 
     def _thin(self, group: Group) -> None:
         """Keeps the raw samples of the first record in each interval of a place."""
@@ -158,16 +162,12 @@ class Intake:
         self.raw_rows += len(gpu)
 
     def _first_in_interval(self, group: Group) -> NDArray[np.intp]:
-        places = len(self._table.place_gpus)
-        if places > len(self._raw_bucket):
-            more = np.full(places - len(self._raw_bucket), -1, np.int64)
-            self._raw_bucket = np.concatenate([self._raw_bucket, more])
         bucket = group.time_us // self._raw_interval_us
         order = np.lexsort((group.time_us, group.place))
         place, bucket = group.place[order], bucket[order]
         first = np.r_[True, (place[1:] != place[:-1]) | (bucket[1:] != bucket[:-1])]
-        first &= bucket > self._raw_bucket[place]
-        np.maximum.at(self._raw_bucket, place, bucket)
+        first &= bucket > self._place_bucket[place]
+        np.maximum.at(self._place_bucket, place, bucket)
         return order[first]
 
     def _bury(
@@ -201,6 +201,7 @@ class Intake:
         )
         self._raw, self.raw_rows, self._offsets, self._dead = [], 0, {}, []
         self._touched = defaultdict(set)
+        self._place_hour[:] = -1
         newest = self._newest_us // MINUTE_US
         self._minutes.let_go(newest - OPEN_MINUTES)
         self._minutes.forget(newest - self._rules.ancient_us // MINUTE_US - 1)

@@ -5,18 +5,20 @@ Knows no store and no bus: records in as columns, parts out as columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
 from pipeline.decode.batch import Group
-from pipeline.decode.slots import SlotTable
+from pipeline.decode.slots import SlotTable, grown
 from pipeline.series.columns import merge_parts
-from pipeline.series.port import MASK_BITS, CounterSpan, GaugeSpan, MinuteParts, NodeMasks
+from pipeline.series.port import CounterSpan, GaugeSpan, MinuteParts, NodeMasks
 from pipeline.store.reduce import reduce_blocks
-from pipeline.store.rows import NEVER_FIRST, NEVER_LAST, Rows, Where
+from pipeline.store.rows import NEVER_FIRST, NEVER_LAST, Points, Rows
+from pipeline.store.seen import Seen
 
 MINUTE_US = 60_000_000
 _BLOCK_COLUMNS = ("start", "count", "node", "run", "label_epoch", "origin")
@@ -33,13 +35,15 @@ class OpenMinute:
         self._blocks: dict[tuple[int, int, int], int] = {}
         self._columns: dict[str, list[int]] = {name: [] for name in _BLOCK_COLUMNS}
         self._gpus: list[NDArray[np.int32]] = []
+        self._start = np.zeros(0, np.intp)
+        self._place_block = np.zeros(0, np.intp)
+        self._keys: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]] | None = None
         self._dirty: set[int] = set()
         self._node_keys: set[tuple[int, int, int]] = set()
         # A node whose list of slots changed within a label epoch has rows of
         # one key in two blocks; they are then merged before they go out.
         self._split = False
-        self._masks: dict[tuple[int, int, int], list[int]] = {}
-        self._dirty_masks: set[tuple[int, int, int]] = set()
+        self.seen = Seen()
 
     def add(self, group: Group, table: SlotTable, seen: dict[int, int]) -> int:
         """Merges records, all of this minute; returns how many had been seen before.
@@ -48,25 +52,40 @@ class OpenMinute:
         """
         block = self._block_numbers(group, table)
         for numbers, points in reduce_blocks(group, block):
-            self.rows.merge(self._where(numbers, group.slots), points)
+            self._merge(numbers, group.slots, points)
         self._dirty.update(block.tolist())
-        return self._see(group, table, seen)
+        return self.seen.add(group, table, seen)
 
     def _block_numbers(self, group: Group, table: SlotTable) -> NDArray[np.intp]:
-        keys = zip(
-            group.place.tolist(), group.run.tolist(), group.label_epoch.tolist(), strict=True
-        )
-        known = self._blocks
-        numbers: list[int] = []
-        for row, key in enumerate(keys):
-            number = known.get(key)
-            if number is None:
-                number = self._new_block(key, group, row, table)
-            numbers.append(number)
-        origin = self._columns["origin"]
-        for number, value in zip(numbers, group.origin.tolist(), strict=True):
-            origin[number] = max(origin[number], value)
-        return np.array(numbers, np.intp)
+        """The block of each record; mostly that which its place filled last."""
+        self._place_block = grown(self._place_block, len(table.place_gpus), -1)
+        number = self._place_block[group.place]
+        run, epoch, origin = self._block_keys()
+        known = number >= 0
+        if len(run):
+            known &= (run[number] == group.run) & (epoch[number] == group.label_epoch)
+            known &= origin[number] >= group.origin
+        for row in np.flatnonzero(~known).tolist():
+            key = (int(group.place[row]), int(group.run[row]), int(group.label_epoch[row]))
+            at = self._blocks.get(key)
+            if at is None:
+                at = self._new_block(key, group, row, table)
+            number[row] = at
+            self._columns["origin"][at] = max(self._columns["origin"][at], int(group.origin[row]))
+        if not known.all():
+            self._keys = None
+            self._place_block[group.place[~known]] = number[~known]
+        return number
+
+    def _block_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
+        """Run, label epoch and origin of each block."""
+        if self._keys is None:
+            self._keys = (
+                np.array(self._columns["run"], np.uint64),
+                np.array(self._columns["label_epoch"], np.uint64),
+                np.array(self._columns["origin"], np.uint8),
+            )
+        return self._keys
 
     def _new_block(
         self, key: tuple[int, int, int], group: Group, row: int, table: SlotTable
@@ -85,34 +104,26 @@ class OpenMinute:
             self.rows = self.rows.grown(max(self.used, 2 * self.rows.capacity))
         return number
 
-    def _where(self, numbers: NDArray[np.intp], slots: int) -> Where:
-        """State rows of whole blocks; a slice where they lie one after the other."""
-        start = np.array([self._columns["start"][n] for n in numbers.tolist()], np.intp)
-        if np.all(start[1:] - start[:-1] == slots):
-            return slice(int(start[0]), int(start[-1]) + slots)
-        return (start[:, None] + np.arange(slots)).reshape(-1)
+    def _merge(self, numbers: NDArray[np.intp], slots: int, points: Points) -> None:
+        """Merges the points of whole blocks, by stretches of rows that lie one after the other.
 
-    def _see(self, group: Group, table: SlotTable, seen: dict[int, int]) -> int:
-        """Sets the records' bits in the masks; returns how many were set already."""
-        repeats = 0
-        records: Iterable[tuple[int, int, int, int]] = zip(
-            group.place.tolist(),
-            group.run.tolist(),
-            group.sequence.tolist(),
-            group.origin.tolist(),
-            strict=True,
-        )
-        for place, run, sequence, origin in records:
-            block, bit = divmod(sequence, MASK_BITS)
-            key = (table.place_node[place], run, block)
-            entry = self._masks.setdefault(key, [0, origin])
-            if entry[0] >> bit & 1:
-                repeats += 1
-            else:
-                entry[0] |= 1 << bit
-                seen[key[0]] = seen.get(key[0], 0) + 1
-                self._dirty_masks.add(key)
-        return repeats
+        Blocks come in order, and nearly all nodes report in every second, so
+        that there are few stretches and their columns are views.
+        """
+        start = self._starts()[numbers]
+        cuts = np.flatnonzero(np.diff(start) != slots) + 1
+        if len(cuts) > len(start) // 8:
+            self.rows.merge((start[:, None] + np.arange(slots)).reshape(-1), points)
+            return
+        for low, high in pairwise([0, *cuts.tolist(), len(start)]):
+            rows = slice(int(start[low]), int(start[high - 1]) + slots)
+            self.rows.merge(rows, points.part(slice(low * slots, high * slots)))
+
+    def _starts(self) -> NDArray[np.intp]:
+        """First row of each block."""
+        if len(self._start) != len(self._gpus):
+            self._start = np.array(self._columns["start"], np.intp)
+        return self._start
 
     def take_parts(self, table: SlotTable, writer: int) -> MinuteParts | None:
         """The parts that changed since the last call."""
@@ -170,12 +181,6 @@ class OpenMinute:
         }
         return counters, gauges
 
-    def take_masks(self) -> list[tuple[int, ...]]:
-        """(node, run, block, mask, origin) of the masks that changed since the last call."""
-        keys = sorted(self._dirty_masks)
-        self._dirty_masks.clear()
-        return [(*key, *self._masks[key]) for key in keys]
-
 
 class Minutes:
     """The open minutes of one writer."""
@@ -218,7 +223,7 @@ class Minutes:
             part = state.take_parts(self._table, self.writer)
             if part is not None:
                 parts.append(part)
-            masks += [(state.minute, state.eviction, *row) for row in state.take_masks()]
+            masks += [(state.minute, state.eviction, *row) for row in state.seen.take()]
         return parts, self._masks(masks)
 
     def _masks(self, rows: Sequence[tuple[int, ...]]) -> NodeMasks | None:

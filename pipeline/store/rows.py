@@ -1,4 +1,4 @@
-"""State rows of GPU-minutes as arrays, and the one operation that merges points into them.
+"""State rows of GPU-minutes as arrays, and the operations that merge points into them.
 
 A row is a semilattice: firsts are minima and lasts maxima of (time, value),
 gauges have minimum, maximum and last.  Merging is idempotent, commutative and
@@ -16,10 +16,13 @@ from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
 
 NEVER_FIRST = np.int64(np.iinfo(np.int64).max)
 NEVER_LAST = np.int64(-1)
+_STRIP = 2_048
+"""Rows worked on at a time: their columns then stay in the processor's cache."""
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Where = slice | NDArray[np.intp]
 
 
@@ -40,10 +43,18 @@ class Points:
     final: F32
     energy_epoch: U64
 
+    def part(self, rows: slice) -> Points:
+        """Views of some of the rows."""
+        return Points(*(getattr(self, name)[..., rows] for name in self.__slots__))
+
 
 @dataclass(slots=True)
 class Rows:
-    """State columns: [C, capacity] of counters, [Q, capacity] of gauges."""
+    """State columns: [C, capacity] of counters, [Q, capacity] of gauges.
+
+    `newest_us` is the latest time seen of a row; `counted` and `gauged` say
+    what it had a value for when it was last merged.
+    """
 
     first_us: I64
     first: U64
@@ -54,6 +65,9 @@ class Rows:
     final: F32
     final_us: I64
     energy_epoch: U64
+    newest_us: I64
+    counted: Bools
+    gauged: Bools
 
     @classmethod
     def empty(cls, capacity: int) -> Rows:
@@ -69,6 +83,9 @@ class Rows:
             np.full(q, np.nan, np.float32),
             np.full(q, NEVER_LAST, np.int64),
             np.zeros(capacity, np.uint64),
+            np.full(capacity, NEVER_LAST, np.int64),
+            np.zeros(c, bool),
+            np.zeros(q, bool),
         )
 
     @property
@@ -88,9 +105,52 @@ class Rows:
 
     def merge(self, at: Where, points: Points) -> None:
         """Merges points into the rows `at`, which must be distinct."""
+        if not isinstance(at, slice):
+            self._merge(at, points)
+            return
+        for start in range(at.start, at.stop, _STRIP):
+            stop = min(start + _STRIP, at.stop)
+            strip = slice(start, stop)
+            part = points.part(slice(start - at.start, stop - at.start))
+            counted, gauged = part.last != COUNTER_ABSENT, ~np.isnan(part.final)
+            if self._goes_on(strip, part, counted, gauged):
+                self._advance(strip, part, counted, gauged)
+            else:
+                self._merge(strip, part)
+
+    def _goes_on(self, at: slice, points: Points, counted: Bools, gauged: Bools) -> bool:
+        """Whether all is later than what the rows hold, and has values for the same metrics.
+
+        Then firsts stay, and lasts are simply the new values.
+        """
+        return bool(
+            (points.first_us > self.newest_us[at]).all()
+            and np.array_equal(counted, self.counted[:, at])
+            and np.array_equal(gauged, self.gauged[:, at])
+            and np.array_equal(points.energy_epoch, self.energy_epoch[at])
+        )
+
+    def _advance(self, at: slice, points: Points, counted: Bools, gauged: Bools) -> None:
+        np.copyto(self.last_us[:, at], points.last_us, where=counted)
+        np.copyto(self.last[:, at], points.last, where=counted)
+        for state, value, reduce in (
+            (self.minimum, points.minimum, np.fmin),
+            (self.maximum, points.maximum, np.fmax),
+        ):
+            reduce(state[:, at], value, out=state[:, at])
+        np.copyto(self.final[:, at], points.final, where=gauged)
+        np.copyto(self.final_us[:, at], points.last_us, where=gauged)
+        self.newest_us[at] = points.last_us
+
+    def _merge(self, at: Where, points: Points) -> None:
         self._merge_counters(at, points)
         self._merge_gauges(at, points)
         self.energy_epoch[at] = np.maximum(self.energy_epoch[at], points.energy_epoch)
+        self.newest_us[at] = np.maximum(self.newest_us[at], points.last_us)
+        # What the rows have a value for in all; the next record goes on where
+        # it has the same, so that no first can be missing.
+        self.counted[:, at] = self.first_us[:, at] != NEVER_FIRST
+        self.gauged[:, at] = self.final_us[:, at] != NEVER_LAST
 
     def _merge_counters(self, at: Where, points: Points) -> None:
         state_us, state = self.first_us[:, at], self.first[:, at]
@@ -124,7 +184,7 @@ def _put(
     target: NDArray[np.generic],
     at: Where,
     current: NDArray[np.generic],
-    better: NDArray[np.bool_],
+    better: Bools,
     value: NDArray[np.generic],
 ) -> None:
     """Writes `value` where it is better; `current` is target[:, at], a view when `at` is a slice."""
