@@ -1,0 +1,109 @@
+"""Jobs hold whole GPUs, one job at a time, near the target, and the same by seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from collectors.contract.topics import Allocation
+from collectors.simulator.sites import make_site
+from collectors.simulator.tenants import make_tenants
+from collectors.simulator.workload import CEILING, Change, Workload
+
+START_US = 1_800_000_000_000_000
+HOUR_US = 3_600_000_000
+
+
+def _history(site: str, seed: int, hours: float, step_s: int = 60) -> tuple[Workload, list[Change]]:
+    workload = Workload(make_site(site), seed, START_US)
+    changes = workload.changes(START_US)
+    end_us = START_US + round(hours * HOUR_US)
+    for time_us in range(START_US, end_us, step_s * 1_000_000):
+        changes += workload.changes(time_us)
+    return workload, changes
+
+
+@pytest.mark.parametrize("site", ["demo", "aisc-phase1"])
+def test_no_slot_is_ever_held_twice(site: str):
+    _, changes = _history(site, 3, 6)
+    holders: dict[tuple[int, int], int] = {}
+    for change in changes:
+        for node, mask in change.job.holds:
+            for bit in range(8):
+                if mask >> bit & 1:
+                    if change.started:
+                        assert (node, bit) not in holders
+                        holders[node, bit] = change.job.number
+                    else:
+                        assert holders.pop((node, bit)) == change.job.number
+    times = [change.time_us for change in changes]
+    assert times == sorted(times)
+    assert sum(not change.started for change in changes) > 10
+
+
+def test_between_three_quarters_and_85_percent_are_allocated_at_all_times():
+    inventory = make_site("aisc-phase1")
+    workload = Workload(inventory, 5, START_US)
+    for minute in range(0, 24 * 60, 3):
+        workload.changes(START_US + minute * 60_000_000)
+        assert 0.75 <= workload.allocated / inventory.gpus(START_US) <= 0.85
+    assert CEILING < 0.85
+
+
+def test_the_same_seed_gives_the_same_history_and_another_one_another():
+    _, one = _history("demo", 1, 2)
+    _, again = _history("demo", 1, 2)
+    _, other = _history("demo", 2, 2)
+    assert one == again
+    assert one != other
+
+
+def test_how_often_it_is_asked_changes_nothing():
+    _, often = _history("aisc-phase1", 4, 0.5, step_s=1)
+    _, seldom = _history("aisc-phase1", 4, 0.5, step_s=1799)
+    assert often[: len(seldom)] == seldom[: len(often)]
+
+
+def test_gangs_sit_on_whole_nodes_of_one_model():
+    workload, changes = _history("aisc-phase2", 1, 1)
+    entries = make_site("aisc-phase2").at(START_US)
+    large = [change.job for change in changes if change.job.gpus > 8]
+    assert large
+    for job in large:
+        assert all(mask == 0xFF for _, mask in job.holds)
+        assert len({entries[node].model for node, _ in job.holds}) == 1
+        assert len(job.holds) * 8 == job.gpus
+    assert workload.running
+
+
+def test_allocations_say_who_where_and_from_when_to_when():
+    inventory = make_site("demo")
+    slots = {entry.name: len(entry.slots) for entry in inventory.nodes}
+    workload, changes = _history("demo", 6, 1)
+    told: dict[bytes, Allocation] = {}
+    for change in changes:
+        allocation = workload.allocation(change)
+        told[allocation.key] = allocation
+        gpus = sum(len(s.slots) or slots[s.node] for s in allocation.subjects)
+        assert gpus == change.job.gpus
+        assert allocation.from_us == change.job.start_us
+        assert allocation.to_us == (None if change.started else change.time_us)
+        assert (allocation.kind == "maintenance") == (allocation.tenant == "")
+    kinds = Counter(allocation.kind for allocation in told.values())
+    assert kinds["maintenance"] >= 1
+    running = {allocation.id for allocation in told.values() if allocation.to_us is None}
+    assert running == {job.id for job in workload.running.values()}
+
+
+def test_a_later_life_never_reuses_ids():
+    first = Workload(make_site("demo"), 1, START_US).changes(START_US)
+    later = Workload(make_site("demo"), 1, START_US + 1_000_000).changes(START_US + 1_000_000)
+    assert not {change.job.id for change in first} & {change.job.id for change in later}
+
+
+def test_there_are_a_few_dozen_large_tenants_and_330_small_ones():
+    large, small = make_tenants()
+    assert len(large) == 36
+    assert len(small) == 330
+    assert len({tenant.name for tenant in (*large, *small)}) == 366
