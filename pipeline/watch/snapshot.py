@@ -35,15 +35,17 @@ def origin_name(origins: NDArray[np.uint8]) -> str:
     return Origin(kinds.pop()).name.lower() if len(kinds) == 1 else "mixed"
 
 
-def _row(sums: dict[str, NDArray[np.float64]], at: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+def _rows(sums: dict[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
+    """One row per index, absent as None."""
+    columns: list[list[Any]] = []
     for name, column in sums.items():
-        value = float(column[at])
         if name in _COUNTS:
-            row[name] = int(value)
+            columns.append(column.astype(np.int64).tolist())
         else:
-            row[name] = None if np.isnan(value) else round(value, _DIGITS[name])
-    return row
+            values: list[float] = np.round(column, _DIGITS[name]).tolist()
+            columns.append([None if value != value else value for value in values])  # noqa: PLR0124
+    names = list(sums)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 class Snapshot:
@@ -63,9 +65,9 @@ class Snapshot:
         sums = sums_by(self._moment, self._layout, self._moment.owner, len(self._names))
         sums["gpus"] = sums.pop("gpus_installed")
         rows = [
-            {"tenant": self._names[code], "code": code, **_row(sums, code)}
-            for code in range(MAINTENANCE + 1, len(self._names))
-            if sums["gpus"][code]
+            {"tenant": self._names[code], "code": code, **row}
+            for code, row in enumerate(_rows(sums))
+            if code > MAINTENANCE and row["gpus"]
         ]
         return sorted(rows, key=lambda row: (-(row["pflops"] or 0.0), row["tenant"]))
 
@@ -120,10 +122,12 @@ class Snapshot:
             **header,
             "tenants": [{k: v for k, v in row.items() if k != "code"} for row in self.tenants],
             "racks": [
-                {"hall": hall, "rack": rack, **_row(racks, at)}
-                for at, (hall, rack) in enumerate(layout.racks)
+                {"hall": hall, "rack": rack, **row}
+                for (hall, rack), row in zip(layout.racks, _rows(racks), strict=True)
             ],
-            "halls": [{"hall": hall, **_row(halls, at)} for at, hall in enumerate(layout.halls)],
+            "halls": [
+                {"hall": hall, **row} for hall, row in zip(layout.halls, _rows(halls), strict=True)
+            ],
             "nodes_missing": missing,
         }
 
