@@ -92,8 +92,7 @@ class DuckFile:
         self._ids = {str(name): int(number) for name, number in rows}
         for table in ("minutes", "masks"):
             newest = sql("SELECT coalesce(max(minute) + 1, 0) FROM", table)
-            row = connection.execute(newest).fetchone()
-            self._closed_before[table] = int(row[0]) if row else 0
+            self._closed_before[table] = int(_row(connection, newest)[0])
 
     @contextmanager
     def cursor(self) -> Generator[duckdb.DuckDBPyConnection]:
@@ -206,11 +205,9 @@ class DuckFile:
     def size_bytes(self) -> int:
         """Blocks in use and the log, in bytes; free blocks of the file are used again."""
         with self.cursor() as cursor:
-            row = cursor.execute(
-                "SELECT block_size * used_blocks FROM pragma_database_size()"
-            ).fetchone()
+            used = _row(cursor, "SELECT block_size * used_blocks FROM pragma_database_size()")[0]
         log = self.path.with_name(self.path.name + ".wal")
-        return int(row[0] if row else 0) + (log.stat().st_size if log.exists() else 0)
+        return int(used) + (log.stat().st_size if log.exists() else 0)
 
     def shrink(self, budget_bytes: int) -> dict[str, int]:
         """Drops a tenth of the oldest raw samples (then minutes) at a time until it fits."""
@@ -242,16 +239,23 @@ class DuckFile:
             path.unlink(missing_ok=True)
 
 
+def _row(cursor: Any, statement: str) -> Any:
+    """The only row; fetching one and no more would leave the transaction open, which keeps
+    checkpoints from giving back what was deleted."""
+    (row,) = cursor.execute(statement).fetchall()
+    return row
+
+
 def _deleted(cursor: Any, table: str, condition: str) -> int:
-    return int(cursor.execute(sql("DELETE FROM", table, "WHERE", condition)).fetchone()[0])
+    return int(_row(cursor, sql("DELETE FROM", table, "WHERE", condition))[0])
 
 
 def _cuts(cursor: Any) -> tuple[int, int] | None:
     """Before which raw and minute times to drop next; None when there is nothing left."""
-    first, last = cursor.execute("SELECT min(time_us), max(time_us) FROM raw").fetchone()
+    first, last = _row(cursor, "SELECT min(time_us), max(time_us) FROM raw")
     if first is not None:
         return int(first + (last - first) * _SHARE_DROPPED) + 1, 0
-    first, last = cursor.execute("SELECT min(minute), max(minute) FROM minutes").fetchone()
+    first, last = _row(cursor, "SELECT min(minute), max(minute) FROM minutes")
     if first is not None:
         return 0, (int(first + (last - first) * _SHARE_DROPPED) + 1) * 60_000_000
     return None

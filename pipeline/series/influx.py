@@ -44,8 +44,9 @@ class _Where:
         self.bound: dict[str, str] = {}
 
     def between(self, from_ns: int, to_ns: int) -> _Where:
-        """from_ns ≤ time < to_ns."""
-        self.conditions += [f"time >= {int(from_ns)}", f"time < {int(to_ns)}"]
+        """from_ns ≤ time < to_ns, as far as the server knows time."""
+        first, end = (max(0, min(_LAST_NS, int(bound))) for bound in (from_ns, to_ns))
+        self.conditions += [f"time >= {first}", f"time < {end}"]
         return self
 
     def minutes(self, from_minute: int, to_minute: int) -> _Where:
@@ -89,6 +90,7 @@ class InfluxStore:
 
     async def start(self) -> None:
         """Creates the buckets with their retention; raises StoreSetupError."""
+        self._wire.open()
         await asyncio.to_thread(self._wire.version)
         for bucket, days in self._buckets.items():
             await asyncio.to_thread(self._wire.create_bucket, bucket, days * _DAY_S)

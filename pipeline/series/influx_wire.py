@@ -25,6 +25,7 @@ from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
 from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
+from influxdb_client.service.health_service import HealthService
 from influxdb_client.service.write_service import WriteService
 
 from collectors.contract.catalogue import COUNTER_ABSENT
@@ -44,17 +45,26 @@ class InfluxWire:
     def __init__(self, url: str, token: str, org: str, *, timeout_s: float, gzip: bool) -> None:
         self.url = url
         self.org = org
-        client: Any = InfluxDBClient(
-            url,
-            token,
-            org=org,
-            timeout=int(timeout_s * 1_000),
-            enable_gzip=gzip,
-            retries=False,
-            connection_pool_maxsize=8,
-        )
-        self._client = client
-        self._writes: Any = WriteService(client.api_client)
+        self._options: dict[str, Any] = {
+            "token": token,
+            "org": org,
+            "timeout": int(timeout_s * 1_000),
+            "enable_gzip": gzip,
+            "retries": False,
+            "connection_pool_maxsize": 8,
+        }
+        self._opened: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._opened is None:
+            raise StoreUnavailableError(f"InfluxDB at {self.url} is not open")
+        return self._opened
+
+    def open(self) -> None:
+        """Makes the client; nothing is sent yet."""
+        if self._opened is None:
+            self._opened = InfluxDBClient(self.url, **self._options)
 
     @contextmanager
     def _errors(self) -> Generator[None]:
@@ -84,7 +94,8 @@ class InfluxWire:
     def version(self) -> str:
         """The server's version; raises StoreUnavailableError until it is ready."""
         with self._errors():
-            health: Any = self._client.health()
+            service: Any = HealthService(self._client.api_client)
+            health = service.get_health()
         if health.status != "pass":
             raise StoreUnavailableError(f"InfluxDB at {self.url}: {health.message}")
         return str(health.version)
@@ -142,9 +153,8 @@ class InfluxWire:
 
     def _post(self, bucket: str, body: bytes) -> None:
         with self._errors():
-            self._writes.post_write(
-                org=self.org, bucket=bucket, body=body, precision=WritePrecision.NS
-            )
+            writes: Any = WriteService(self._client.api_client)
+            writes.post_write(org=self.org, bucket=bucket, body=body, precision=WritePrecision.NS)
 
     def delete(self, bucket: str, start: str, stop: str, predicate: str) -> None:
         """Deletes points with start ≤ time ≤ stop (RFC 3339) that meet the predicate."""
@@ -173,24 +183,30 @@ class InfluxWire:
             "Accept": "application/csv",
             "Content-Type": "application/x-www-form-urlencoded",
         }
-        with self._errors():
-            answer: Any = self._client.api_client.call_api(
-                "/query",
-                "POST",
-                header_params=headers,
-                post_params=form,
-                auth_settings=["BasicAuthentication"],
-                _preload_content=False,
-                _return_http_data_only=True,
-            )
-            try:
-                return _columns(answer, dict(columns))
-            finally:
-                answer.release_conn()
+        try:
+            with self._errors():
+                answer: Any = self._client.api_client.call_api(
+                    "/query",
+                    "POST",
+                    header_params=headers,
+                    post_params=form,
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                )
+                try:
+                    return _columns(answer, dict(columns))
+                finally:
+                    answer.release_conn()
+        except ApiException as error:
+            raise StoreUnavailableError(
+                f"InfluxDB at {self.url} cannot answer for the bucket {bucket!r}: {reason(error)}"
+            ) from None
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._client.close()
+        """Closes the connections; `open` makes new ones."""
+        client, self._opened = self._opened, None
+        if client is not None:
+            client.close()
 
 
 def _status(error: Any) -> int:
@@ -233,6 +249,7 @@ def _sorted_out(
 
 
 def _columns(answer: Any, columns: dict[str, type]) -> dict[str, Any]:
+    answer.auto_close = False  # Else the last byte closes it under the reader's hands.
     reader = csv.reader(io.TextIOWrapper(answer, encoding="utf-8", newline=""))
     header = next(reader, None)
     if header is not None and header[0] == "error":

@@ -120,6 +120,7 @@ def random_raw(
     slots: int = 2,
     first_us: int = FIRST_MINUTE * MINUTE_US,
     absent: float = 0.1,
+    only: Sequence[str] | None = None,
 ) -> RawSamples:
     """A sample of every slot at every second, with absent values."""
     random = np.random.default_rng(seed)
@@ -128,6 +129,8 @@ def random_raw(
     rows = len(tick)
     values: dict[str, Any] = {}
     for metric in CATALOGUE:
+        if only is not None and metric.name not in only:
+            continue
         gone = random.random(rows) < absent
         if metric.kind is Kind.GAUGE:
             column = gauge_values(random, rows, metric.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,14 @@ from collectors.contract.catalogue import (
 from collectors.kit.clock import SystemClock
 from pipeline.series import open_series
 from pipeline.series.columns import concat_parts, select_parts, select_raw
-from pipeline.series.port import CounterSpan, MinuteParts, RawSamples, SeriesStore, WriteBatch
+from pipeline.series.port import (
+    CounterSpan,
+    MinuteParts,
+    RawSamples,
+    SeriesStore,
+    StoreUnavailableError,
+    WriteBatch,
+)
 
 NODES = ("node-b", "node-a", 'odd ,="name')
 
@@ -314,47 +320,44 @@ async def test_deleting_a_range_of_minutes(store: SeriesStore, first_minute: int
     assert await all_minutes(store, first_minute) == expected
 
 
-async def test_a_new_catalogue_row_is_stored(
-    request: pytest.FixtureRequest, store: SeriesStore, first_minute: int
-) -> None:
+async def test_a_new_catalogue_row_is_stored(store: SeriesStore, first_minute: int) -> None:
     before = unique_parts(14, 10, first_minute=first_minute)
     await store.write(WriteBatch(minutes=before))
     gauge = Metric("coolant_c", 200, "°C", "Made up.", (0, 90), Kind.GAUGE, Own(), 2)
     counter = Metric("pumped_ml", 201, "ml", "Made up.", (0, 2**53 - 1), Kind.COUNTER, Own())
     with CATALOGUE.extended(gauge, counter):
         await store.close()
-        again = await _opened_again(store, request)
+        await store.start()
         after = unique_parts(15, 10, first_minute=first_minute + 5)
         raw = random_raw(15, 3, first_us=first_minute * MINUTE_US)
-        await again.write(WriteBatch(raw=[raw], minutes=after))
+        await store.write(WriteBatch(raw=[raw], minutes=after))
         assert "coolant_c" in after.gauges
-        assert await all_minutes(again, first_minute) == part_rows(concat_parts([before, after]))
-        assert await all_raw(again, first_minute) == raw_rows(raw)
-        await again.close()
+        assert await all_minutes(store, first_minute) == part_rows(concat_parts([before, after]))
+        assert await all_raw(store, first_minute) == raw_rows(raw)
 
 
-async def _opened_again(store: Any, request: pytest.FixtureRequest) -> SeriesStore:
-    """The same store opened as after a restart."""
-    if "duckdb" in request.node.name:
-        again = open_series(f"duckdb://{request.getfixturevalue('tmp_path')}/series.duckdb")
-    else:
-        influx = request.getfixturevalue("influx")
-        prefix = (await store.health())["buckets"].partition("_raw")[0]
-        again = open_series(influx.store, token=influx.token, prefix=prefix)
-    await again.start()
-    return again
+async def test_a_closed_store_is_unavailable_until_started(
+    store: SeriesStore, first_minute: int
+) -> None:
+    parts = unique_parts(18, 10, first_minute=first_minute)
+    await store.write(WriteBatch(minutes=parts))
+    await store.close()
+    with pytest.raises(StoreUnavailableError):
+        await store.write(WriteBatch(minutes=parts))
+    with pytest.raises(StoreUnavailableError):
+        await store.minutes(first_minute, first_minute + 2)
+    await store.start()
+    assert await all_minutes(store, first_minute) == part_rows(parts)
 
 
 async def test_health_names_store_and_version(store: SeriesStore) -> None:
     health = await store.health()
     assert health["store"] in {"duckdb", "influxdb"}
-    assert health["version"].lstrip("v")[0].isdigit()
+    assert health["version"]
     assert not any("token" in name for name in health)
 
 
-async def test_what_was_dropped_is_gone(
-    request: pytest.FixtureRequest, store: SeriesStore, first_minute: int
-) -> None:
+async def test_what_was_dropped_is_gone(store: SeriesStore, first_minute: int) -> None:
     await store.write(WriteBatch(minutes=unique_parts(16, 10, first_minute=first_minute)))
     await store.drop()
     await store.start()
@@ -362,8 +365,7 @@ async def test_what_was_dropped_is_gone(
 
 
 async def test_an_empty_batch_is_no_work(store: SeriesStore) -> None:
-    with contextlib.nullcontext():
-        result = await store.write(WriteBatch())
+    result = await store.write(WriteBatch())
     assert (result.stored, list(result.refused)) == (0, [])
 
 
