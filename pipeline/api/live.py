@@ -48,6 +48,11 @@ class Viewer:
         self._ready.set()
         return kept
 
+    @property
+    def waiting(self) -> tuple[bytes, ...]:
+        """Frames not sent yet."""
+        return tuple(self._frames)
+
     def close(self, code: int) -> None:
         """Ends the socket after what it is sending now."""
         self.close_code = code
@@ -93,6 +98,7 @@ class LiveHub:
         self._detail: bytes | None = None
         self._parsed: tuple[bytes | None, Mapping[str, Any]] = (None, {})
         self._previous: Frame | None = None
+        self._fresh_us = 0
         self._stopping = False
         self.frame: Frame | None = None
         self.labels: dict[str, tuple[SlotLabels, ...]] = {}
@@ -142,13 +148,15 @@ class LiveHub:
                     _log.warning("live_record_broken key=%r error=%s", key, error)
             self._next[chunk.partition] = chunk.next_offset
         if self.frame is not None and self.frame is not before:
-            self._push(self.frame.payload)
+            self.push(self.frame.payload)
         elif not chunks:
             self._drop_ended()
 
     def _take_one(self, key: bytes, value: bytes, bus_us: int) -> None:
         if key == FRAME_KEY:
             frame = parse_frame(value, bus_us)
+            if self.frame is None or frame.time_us != self.frame.time_us:
+                self._fresh_us = bus_us
             self._previous, self.frame = self.frame, frame
             self.history.add(frame.header)
             self._board.add("live_frames")
@@ -160,7 +168,8 @@ class LiveHub:
         elif key.startswith(KEY_PREFIX.encode()):
             self._health[key] = (bus_us, parse_health(value))
 
-    def _push(self, payload: bytes) -> None:
+    def push(self, payload: bytes) -> None:
+        """Queues a frame for every viewer."""
         self._drop_ended()
         for viewer in self._viewers:
             if not viewer.offer(payload):
@@ -225,10 +234,13 @@ class LiveHub:
         return (fitting or [frame.header for frame in frames] or [None])[0]
 
     def arrival_age_s(self) -> float | None:
-        """Seconds since the bus took the newest frame."""
+        """Seconds since the bus took the first frame of the newest event time.
+
+        `watch` goes on publishing when nothing comes in any more: such frames are not news.
+        """
         if self.frame is None:
             return None
-        return max(0.0, (self._clock.wall_us() - self.frame.bus_us) / 1e6)
+        return max(0.0, (self._clock.wall_us() - self._fresh_us) / 1e6)
 
     def age_s(self) -> float | None:
         """Seconds since the newest figures were true.
