@@ -21,7 +21,7 @@ WITH_SERVICES = before=$$($(SERVICES) status | grep -c ' answers at '); \
 	$(SERVICES) start --install >/dev/null || true; \
 	run() { "$$@"; status=$$?; [ "$$before" != 0 ] || $(SERVICES) stop; return $$status; }; run
 
-.PHONY: help run test lint quick stack browser services services-stop bench lock clean python
+.PHONY: help run test lint quick stack browser services services-stop bench docs lock clean python
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ bench: $(DEV_STAMP) ## Measures all that benchmarks/ measures
 
 lock: $(DEV_STAMP) ## Renews the lock files from pyproject.toml
 	@$(BIN)/python deploy/lock.py
+
+docs: $(DEV_STAMP) ## Renews the pages of docs/ that are made from the code
+	@$(BIN)/python deploy/make_docs.py
 
 clean: ## Removes the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

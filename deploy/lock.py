@@ -11,21 +11,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
+    "requirements-dev.lock": ("pyproject.toml", "--all-extras", "--group", "dev"),
     "requirements-build.lock": ("--group", "build"),
     "requirements-agent.lock": ("pyproject.toml",),
     "requirements.lock": ("pyproject.toml", "--all-extras"),
-    "requirements-dev.lock": ("pyproject.toml", "--all-extras", "--group", "dev"),
 }
-"""What each is made from."""
+"""What each is made from.  The first holds the versions of the others to its own."""
 
 
 def compile_lock(name: str, asked: tuple[str, ...]) -> None:
-    """Resolves one lock; versions already locked stay while they satisfy."""
+    """Resolves one lock; versions already locked stay while they satisfy what is asked."""
+    first = next(iter(LOCKS))
+    held = () if name == first else ("--constraint", first)
     subprocess.run(  # noqa: S603
         [
-            sys.executable, "-m", "uv", "pip", "compile", *asked, "--universal",
+            sys.executable, "-m", "uv", "pip", "compile", *asked, *held, "--universal",
             "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url",
-            "--custom-compile-command", "make lock", "--quiet", "--output-file", name,
+            "--no-annotate", "--custom-compile-command", "make lock", "--quiet", "--output-file", name,
         ],
         cwd=ROOT,
         check=True,

@@ -16,10 +16,12 @@ from collectors.kit.config import BadValueError, SettingsStruct, setting
 
 _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
 _SCHEMES = {
-    "bus": ("sqlite:///{data}/bus.db", "kafka://HOST:PORT"),
-    "store": ("duckdb:///{data}/series.duckdb", "influxdb://HOST:PORT?org=NAME"),
-    "books": ("sqlite:///{data}/books.db", "postgresql+psycopg://USER@HOST/NAME"),
-}
+    "bus": (("sqlite", "kafka"), "sqlite:///FILE or kafka://HOST:PORT[,HOST:PORT]"),
+    "store": (("duckdb", "influxdb", "influxdbs"),
+              "duckdb:///FILE or influxdb://HOST:PORT?org=NAME (influxdbs:// for TLS)"),
+    "books": (("sqlite", "postgresql+psycopg"),
+              "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"),
+}  # fmt: skip
 
 
 def default_data() -> Path:
@@ -122,11 +124,10 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         data = self.data.expanduser().absolute()
         msgspec.structs.force_setattr(self, "data", data)
-        for key, examples in _SCHEMES.items():
+        for key, (schemes, example) in _SCHEMES.items():
             url: str = getattr(self, key)
-            schemes = [example.partition(":")[0] for example in examples]
-            if url.partition(":")[0] not in schemes or "://" not in url:
-                raise BadValueError(key, f"write {' or '.join(examples)}, not {_bare(url)!r}")
+            if url.partition("://")[0] not in schemes or "://" not in url:
+                raise BadValueError(key, f"write {example}, not {_bare(url)!r}")
             msgspec.structs.force_setattr(self, key, url.replace("{data}", str(data)))
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", self.topic_prefix):
             raise BadValueError("topic_prefix", "write letters, digits, '.', '_' and '-' only")
