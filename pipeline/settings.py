@@ -19,8 +19,8 @@ _SCHEMES = {
     "bus": (("sqlite", "kafka"), "sqlite:///FILE or kafka://HOST:PORT[,HOST:PORT]"),
     "store": (("duckdb", "influxdb", "influxdbs"),
               "duckdb:///FILE or influxdb://HOST:PORT?org=NAME (influxdbs:// for TLS)"),
-    "books": (("sqlite", "postgresql+psycopg"),
-              "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"),
+    "books": (("sqlite", "postgresql", "postgresql+psycopg"),
+              "sqlite:///FILE or postgresql://USER@HOST/NAME"),
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
         str | None, setting("InfluxDB's API token, with leave to make buckets.", secret=True)
     ] = None
     books: Annotated[
-        str, setting("The ledger's database: `sqlite:///FILE` or `postgresql+psycopg://…`.")
+        str, setting("The ledger's database: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.")
     ] = "sqlite:///{data}/books.db"
     host: Annotated[str, setting("Address to listen on; beyond loopback a login is needed.")] = (
         "127.0.0.1"

@@ -60,7 +60,7 @@ def test_file_is_named_by_the_environment_or_lies_here(
         ("show_estimates = 3", ["true or false"]),
         ("[port]\nx = 1\n", [":1: port", "a whole number"]),
         ('bus = "redis://user:hunter2@host"', ["sqlite:///", "kafka://HOST:PORT"]),
-        ('books = "books.db"', ["sqlite:///", "postgresql+psycopg://"]),
+        ('books = "books.db"', ["sqlite:///", "postgresql://"]),
         ('topic_prefix = "a b"', ["topic_prefix", "letters"]),
         ("influx_token = 5", ["influx_token", "text in quotes"]),
         ("raw_interval_s = true", ["a number"]),
