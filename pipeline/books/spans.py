@@ -206,3 +206,26 @@ def unpack(node: str, data: bytes) -> Spans:
         np.frombuffer(column, kind) for column, kind in zip(packed.columns, _KINDS, strict=True)
     ]
     return Spans((node,), packed.counters, np.zeros(len(columns[0]), np.int32), *columns)
+
+
+def without(spans: Spans, others: Spans) -> Spans:
+    """The series of `spans` that are not among `others`."""
+    node = _recoded(others.nodes, spans.nodes)[others.node]
+    counter = _recoded(others.counters, spans.counters)[others.counter]
+    shared = (node >= 0) & (counter >= 0)
+    keys = (
+        np.concatenate([spans.node, node[shared]]),
+        np.concatenate([spans.slot, others.slot[shared]]),
+        np.concatenate([spans.counter, counter[shared]]),
+        np.concatenate([spans.id, others.id[shared]]),
+    )
+    order, starts = _grouped(keys)
+    if not len(starts):
+        return spans
+    alone = np.maximum.reduceat(order, starts) < len(spans)
+    return spans.select(np.sort(order[starts[alone]]))
+
+
+def _recoded(names: Sequence[str], table: Sequence[str]) -> I32:
+    index = {name: place for place, name in enumerate(table)}
+    return np.array([index.get(name, -1) for name in names] or [-1], np.int32)

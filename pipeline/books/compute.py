@@ -1,0 +1,173 @@
+"""Node-hours computed and replaced, in chunks of nodes so that little is in memory at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from collectors.contract.inventory import Inventory
+from collectors.kit.clock import Clock
+from pipeline.books import journal, progress, versions
+from pipeline.books.agenda import plan, roster
+from pipeline.books.claims import Claim
+from pipeline.books.database import Database
+from pipeline.books.gather import Gathered, gather
+from pipeline.books.journal import HourStamp, Models
+from pipeline.books.ledger import compute_hours
+from pipeline.books.progress import NodeHour
+from pipeline.books.remember import Edges, Memory, edges_of, fresh
+from pipeline.books.rows import HOUR_MINUTES, HOUR_US, LedgerRows
+from pipeline.books.spans import Spans, by_node
+from pipeline.health import HealthBoard
+from pipeline.series.port import SeriesStore
+
+Follow = dict[int, set[str]]
+"""Nodes by hour whose neighbouring hour's edge moved, so that a segment into theirs did."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all chunks of one hour share."""
+
+    hour: int
+    inventory: Inventory
+    models: Models
+    zone: ZoneInfo
+    claims: Mapping[str, Sequence[Claim]]
+    stamp: HourStamp
+
+    @property
+    def hours(self) -> range:
+        return range(self.hour, self.hour + 1)
+
+    @property
+    def complete(self) -> bool:
+        return self.stamp.until_us >= (self.hour + 1) * HOUR_US
+
+
+class Computer:
+    """Computes what is pending or behind; see `compute`."""
+
+    def __init__(
+        self,
+        series: SeriesStore,
+        database: Database,
+        memory: Memory,
+        clock: Clock,
+        board: HealthBoard,
+        *,
+        chunk_minutes: int,
+    ) -> None:
+        self._series = series
+        self._database = database
+        self._memory = memory
+        self._clock = clock
+        self._board = board
+        self._chunk_minutes = chunk_minutes
+
+    async def compute(
+        self, inventory: Inventory, until_us: int, final_before_us: int, *, again: bool = False
+    ) -> None:
+        """Brings the ledger up to `until_us`, and anew what changed before it; `again` all of it.
+
+        Hours that end at or before `final_before_us` are final.  Raises
+        StoreUnavailableError and BooksUnavailableError; what was replaced by
+        then stays, the rest is still pending.
+        """
+        first, pending = await self._database.read(lambda one: _first_hour(one, again=again))
+        if first is None:
+            return
+        hours = range(first, (until_us - 1) // HOUR_US + 1)
+        stored: dict[NodeHour, int] = {}
+        if not again:
+            stored = await self._database.read(lambda one: progress.read_until(one, first))
+        agenda = plan(inventory, pending, stored, hours, until_us)
+        stamp = HourStamp(until_us, final_before_us, self._clock.wall_us())
+        models, zone = Models(inventory), ZoneInfo(inventory.time_zone)
+
+        async def job(hour: int) -> _Job:
+            claims = await self._database.read(
+                lambda one: versions.claims_between(one, hour * HOUR_US, (hour + 1) * HOUR_US)
+            )
+            return _Job(hour, inventory, models, zone, claims, stamp)
+
+        follow: Follow = defaultdict(set)
+        for hour in agenda.hours():
+            changed = agenda.changed.get(hour, set())
+            nodes = changed | agenda.extended.get(hour, set())
+            await self._hour(await job(hour), nodes, changed, follow)
+        ledger = await self._database.read(progress.ledger_hours)
+        for hour in sorted(hour for hour in follow if hour in ledger):
+            done = agenda.changed.get(hour, set()) | agenda.extended.get(hour, set())
+            nodes = (follow[hour] - done) & roster(inventory, hour)
+            await self._hour(await job(hour), nodes, set(), follow={})
+        await self._database.write(lambda one: _settle(one, agenda.strangers, final_before_us))
+
+    async def _hour(
+        self, job: _Job, nodes: Iterable[str], changed: set[str], follow: Follow
+    ) -> None:
+        names = sorted(nodes)
+        slots: dict[str, int] = {one.name: len(one.slots) for one in job.inventory.nodes}
+        widest = max((slots.get(name, 0) for name in names), default=0)
+        size = max(1, self._chunk_minutes // (max(widest, 1) * HOUR_MINUTES))
+        for chunk in progress.in_batches(names, size):
+            gathered = await gather(self._series, self._memory.known(chunk), job.hours, chunk)
+            await self._replace(job, chunk, gathered)
+            self._follow(job, gathered, changed, follow)
+
+    async def _replace(self, job: _Job, nodes: Sequence[str], gathered: Gathered) -> None:
+        rows = await asyncio.to_thread(
+            compute_hours,
+            gathered.parts,
+            job.claims,
+            job.inventory,
+            job.hours,
+            nodes,
+            until_us=job.stamp.until_us,
+            spans=gathered.spans,
+        )
+        spans = by_node(fresh(gathered.spans, job.stamp.until_us))
+        kept = self._memory.to_keep(spans, complete=job.complete)
+        await self._database.write(lambda one: _write(one, job, rows, kept))
+        self._memory.remember(spans, kept)
+        self._board.add("books_node_hours", len(nodes))
+
+    def _follow(self, job: _Job, gathered: Gathered, changed: set[str], follow: Follow) -> None:
+        neighbours = gathered.neighbours(job.hours)
+        edges: dict[NodeHour, Edges] = {}
+        for node, inside in by_node(gathered.inside).items():
+            edges[job.hour, node] = edges_of(inside)
+            if node not in changed:
+                continue
+            moved = self._memory.moved(job.hour, node, edges[job.hour, node])
+            for side, hours in zip(moved, neighbours[node], strict=True):
+                for hour in hours if side else ():
+                    follow[hour].add(node)
+        self._memory.remember_edges(edges)
+
+
+def _first_hour(connection: Connection, *, again: bool) -> tuple[int | None, list[NodeHour]]:
+    """The first hour that is not complete (`again`: of all), and what is pending."""
+    pending = progress.read_pending(connection)
+    hours = progress.ledger_hours(connection)
+    if pending and (not hours or pending[0][0] < hours.start):
+        return pending[0][0], pending
+    if not hours or again:
+        return (hours.start if hours else None), pending
+    first = progress.first_open_hour(connection)
+    return (hours.stop if first is None else first), pending
+
+
+def _write(connection: Connection, job: _Job, rows: LedgerRows, kept: Mapping[str, Spans]) -> None:
+    journal.replace_hours(connection, rows, job.hours, job.stamp, job.models, job.zone)
+    progress.save_spans(connection, kept)
+
+
+def _settle(connection: Connection, strangers: Sequence[NodeHour], final_before_us: int) -> None:
+    progress.drop_pending(connection, strangers)
+    progress.make_final(connection, final_before_us)

@@ -1,0 +1,148 @@
+"""The database of the books: SQLite in a file, or PostgreSQL.  All SQL runs in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+T = TypeVar("T")
+_BUSY_S = 30
+_UPGRADE_LOCK = 7_382_641
+
+
+class BooksSetupError(RuntimeError):
+    """The books can never be opened as configured; the message says what to do."""
+
+
+class BooksUnavailableError(ConnectionError):
+    """The database cannot be reached or written now; try again."""
+
+
+class Database:
+    """Opens the books, brings their schema up to date, and runs work on them.
+
+    One writer at a time; readers see the state before or after a write, never
+    one in between.
+    """
+
+    def __init__(self, url: str) -> None:
+        """`sqlite:///FILE` or `postgresql+psycopg://…`.  Raises BooksSetupError for another."""
+        self._engine = _engine(url)
+        self._writing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Creates or upgrades the schema.  Raises BooksSetupError where a newer Petawatch made it,
+        BooksUnavailableError where nothing answers."""
+        await self.write(_upgrade)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs reading work on one snapshot.  Raises BooksUnavailableError."""
+        return await asyncio.to_thread(self._run, work, writes=False)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs work in one transaction: all of it or nothing.  Raises BooksUnavailableError."""
+        async with self._writing:
+            return await asyncio.to_thread(self._run, work, writes=True)
+
+    def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        try:
+            with self._engine.connect() as connection:
+                connection.execution_options(writes=writes)
+                with connection.begin():
+                    return work(connection)
+        except DBAPIError as error:
+            if error.connection_invalidated or _is_passing(error):
+                raise BooksUnavailableError(f"the books do not answer: {error.orig}") from error
+            raise
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await asyncio.to_thread(self._engine.dispose)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in {"postgresql", "postgres"}:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        sqlite = parsed.get_backend_name() == "sqlite"
+        if sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        elif parsed.get_backend_name() != "postgresql":
+            raise ArgumentError("no such database")
+        engine = create_engine(parsed) if sqlite else create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise BooksSetupError(
+            "the books' address is not one of sqlite:///FILE and postgresql+psycopg://USER@HOST/NAME"
+            f" ({type(error).__name__})"
+        ) from error
+    if sqlite:
+        event.listen(engine, "connect", _configure)
+        event.listen(engine, "begin", _begin)
+    else:
+        event.listen(engine, "begin", _one_snapshot)
+    return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    """Without the driver's own transactions; synchronous=NORMAL survives kill -9."""
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "cache_size=-8000",
+        f"busy_timeout={_BUSY_S * 1000}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _writes(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("writes"))
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _one_snapshot(connection: Connection) -> None:
+    if not _writes(connection):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    """Whether trying again may help: a busy or absent database, not a wrong statement."""
+    return type(error).__name__ in {"OperationalError", "InterfaceError"}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "pipeline.books:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # Two processes that start at once must not both create the tables.
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+    config = _config()
+    current = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(config)
+    known = {step.revision for step in script.walk_revisions()}
+    if current is not None and current not in known:
+        raise BooksSetupError(
+            f"the books have schema {current}, made by a newer Petawatch than this one, which knows"
+            f" {script.get_current_head()}: install the newer version, or give other books"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

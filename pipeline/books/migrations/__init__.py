@@ -1,0 +1,1 @@
+"""Alembic's steps from each schema of the books to the next."""

@@ -1,0 +1,265 @@
+"""The `books` role: allocations and minutes into the hour ledger.
+
+One process has it.  Positions on the bus move in the transaction that keeps
+what was read there, and a node-hour is replaced in one transaction with its
+day totals, so that after kill -9 at any moment the books go on where the
+database says and come to the same rows.
+
+The hour that goes on is computed up to `as_of`: the bus time that all
+partitions of the GPU records have passed, less `margin_s`, in whole seconds.
+An hour is final when all have passed its end by `lateness_s`; what comes
+later computes it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from collectors.contract.bus import Bus, BusUnavailableError, Chunk, Partition
+from collectors.contract.inventory import Inventory
+from collectors.contract.topics import ALLOC, FLUSHED, GPU
+from collectors.kit.clock import Clock
+from pipeline.books import journal, progress
+from pipeline.books.agenda import reached_us
+from pipeline.books.compute import Computer
+from pipeline.books.database import BooksUnavailableError, Database
+from pipeline.books.inbox import Inbox
+from pipeline.books.remember import Memory
+from pipeline.books.rows import HOUR_US
+from pipeline.health import HealthBoard
+from pipeline.series.port import SeriesStore, StoreUnavailableError
+
+_log = logging.getLogger(__name__)
+_SECOND_US = 1_000_000
+_EVEN_US = 30 * _SECOND_US
+"""Partitions this close together all announce; only others are asked whether they have an end."""
+_DRAINED_S = 10.0
+_AWAY = (BusUnavailableError, BooksUnavailableError)
+
+
+@dataclass(frozen=True, slots=True)
+class BooksSettings:
+    """How the books work; `chunk_minutes` bounds the GPU-minutes in memory at once."""
+
+    prefix: str = ""
+    interval_s: float = 60.0
+    lateness_s: float = 900.0
+    margin_s: float = 3.0
+    chunk_minutes: int = 16_000
+
+
+class Books:
+    """Reads `telemetry.alloc` and `petawatch.flushed`, writes the ledger."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        series: SeriesStore,
+        inventory: Callable[[], Inventory],
+        database: Database,
+        settings: BooksSettings,
+        clock: Clock,
+        board: HealthBoard,
+    ) -> None:
+        """`inventory` is called for the inventory as it is now."""
+        self._bus = bus
+        self._series = series
+        self._inventory = inventory
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._board = board
+        self._topics = [settings.prefix + ALLOC, settings.prefix + FLUSHED]
+        self._consumer = bus.consumer(self._topics, None)
+        self._inbox = Inbox(settings.prefix, board)
+        self._read: dict[Partition, int] = {}
+        self._computer = self._new_computer(Memory())
+        self._partitions: int | None = None
+        self._open = False
+        self._alone = asyncio.Lock()
+        self._due_us = 0
+        self.as_of_us: int | None = None
+        """Up to when the ledger is computed; None before the first time."""
+
+    def _new_computer(self, memory: Memory) -> Computer:
+        chunk = self._settings.chunk_minutes
+        return Computer(
+            self._series, self._database, memory, self._clock, self._board, chunk_minutes=chunk
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop`; waits for a bus, a database or a store that is away."""
+        try:
+            await self._retry(self._start, stop)
+            while not stop.is_set():
+                async with self._alone:
+                    await self._turn(stop)
+            await self._keep()
+        except _AWAY:
+            # What was not kept is read again after the next start.
+            if not stop.is_set():
+                raise
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Leaves the bus; for those who call `finish` without `run`."""
+        if self._open:
+            self._open = False
+            await self._consumer.stop()
+
+    async def finish(self) -> None:
+        """Reads all that is on the bus, then computes every hour of the ledger whole.
+
+        For when everything was flushed.  Raises what the parts raise when away.
+        """
+        async with self._alone:
+            await self._start()
+            await self._drain()
+            await self._keep()
+            last = await self._database.read(_last_hour)
+            if last is not None:
+                until_us = (last + 1) * HOUR_US
+                await self._computer.compute(
+                    self._inventory(), until_us, await self._final_before_us(), again=True
+                )
+                self.as_of_us = until_us
+
+    async def _start(self) -> None:
+        if self._open:
+            return
+        await self._database.start()
+        zone = self._inventory().time_zone
+        await self._database.write(lambda connection: journal.keep_zone(connection, zone))
+        memory = Memory(await self._database.read(progress.read_spans))
+        self._computer = self._new_computer(memory)
+        saved = await self._database.read(progress.read_positions)
+        await self._consumer.start()
+        ends = await self._consumer.end_offsets()
+        for partition, end in ends.items():
+            offset = saved.get((partition.topic, partition.number))
+            if offset is None:
+                continue
+            if offset > end:
+                _log.warning("topic_made_anew topic=%s position=%d", partition.topic, offset)
+                self._board.add("books_positions_void", 1, topic=partition.topic)
+                offset = 0
+            await self._consumer.seek(partition, offset)
+            self._read[partition] = offset
+        self._due_us = self._clock.monotonic_us() + int(self._settings.interval_s * 1e6)
+        self._open = True
+
+    async def _retry(self, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+        """Does work once its peers are there; their absence is raised only when stopped."""
+
+        async def say(state: RetryCallState) -> None:
+            self._board.add("books_waits")
+            _log.warning("peer_away attempt=%d", state.attempt_number)
+
+        await AsyncRetrying(
+            retry=retry_if_exception_type(_AWAY),
+            wait=wait_exponential_jitter(initial=0.1, max=5.0),
+            stop=lambda _: stop.is_set(),
+            sleep=self._clock.sleep,
+            before_sleep=say,
+            reraise=True,
+        )(work)
+
+    async def _turn(self, stop: asyncio.Event) -> None:
+        wait_s = (self._due_us - self._clock.monotonic_us()) / 1e6
+        try:
+            self._take(await self._consumer.fetch(max(0.0, min(1.0, wait_s))))
+        except BusUnavailableError:
+            self._board.add("bus_unavailable")
+            await self._clock.sleep(0.5)
+        if self._inbox.allocations:
+            await self._retry(self._keep, stop)
+        if self._clock.monotonic_us() < self._due_us:
+            return
+        try:
+            await self._keep()
+            await self._cycle()
+        except (*_AWAY, StoreUnavailableError) as error:
+            self._board.add("books_put_off")
+            _log.warning("cycle_put_off %s", error)
+        self._due_us = self._clock.monotonic_us() + int(self._settings.interval_s * 1e6)
+
+    def _take(self, chunks: Sequence[Chunk]) -> None:
+        self._inbox.take(chunks)
+        for chunk in chunks:
+            self._read[chunk.partition] = chunk.next_offset
+
+    async def _keep(self) -> None:
+        """Writes what was read; an allocation that changes an older hour asks for a cycle now."""
+        if self._inbox.empty:
+            return
+        earliest = await self._database.write(self._inbox.write)
+        self._inbox.clear()
+        if earliest is not None and (earliest + 1) * HOUR_US <= (self.as_of_us or 0):
+            self._due_us = min(self._due_us, self._clock.monotonic_us())
+
+    async def _cycle(self) -> None:
+        reached = await self._reached_us()
+        if reached is None:
+            return
+        until_us = (reached - int(self._settings.margin_s * 1e6)) // _SECOND_US * _SECOND_US
+        until_us = max(until_us, self.as_of_us or 0)
+        await self._computer.compute(self._inventory(), until_us, reached - self._lateness_us)
+        self.as_of_us = until_us
+        self._board.set("books_as_of_us", until_us)
+
+    @property
+    def _lateness_us(self) -> int:
+        return int(self._settings.lateness_s * 1e6)
+
+    async def _final_before_us(self) -> int:
+        reached = await self._reached_us()
+        return 0 if reached is None else reached - self._lateness_us
+
+    async def _reached_us(self) -> int | None:
+        """The bus time that all partitions have passed, as far as it can be told."""
+        clocks = await self._database.read(progress.read_clocks)
+        times = [bus_us for _, bus_us in clocks.values()]
+        if self._partitions == len(clocks) and max(times) - min(times) < _EVEN_US:
+            return reached_us(clocks, None)
+        ends = await self._gpu_ends()
+        self._partitions = len(ends)
+        return reached_us(clocks, ends)
+
+    async def _gpu_ends(self) -> dict[int, int]:
+        consumer = self._bus.consumer([self._settings.prefix + GPU], None, latest=True)
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets()
+        finally:
+            await consumer.stop()
+        return {partition.number: end for partition, end in ends.items()}
+
+    async def _drain(self) -> None:
+        """Reads to the end of the topics as it is now."""
+        ends = await self._consumer.end_offsets()
+        since_us = self._clock.monotonic_us()
+        while any(self._read.get(partition, 0) < end for partition, end in ends.items()):
+            chunks = await self._consumer.fetch(0.2)
+            self._take(chunks)
+            now_us = self._clock.monotonic_us()
+            if chunks:
+                since_us = now_us
+            elif now_us - since_us > _DRAINED_S * 1e6:
+                # What retention removed will never come.
+                return
+
+
+def _last_hour(connection: Connection) -> int | None:
+    """The last hour of the ledger, or that will be in it."""
+    pending = progress.read_pending(connection)
+    return max(
+        [hour for hour, _ in pending[-1:]] + list(progress.ledger_hours(connection)[-1:]),
+        default=None,
+    )

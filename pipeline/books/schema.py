@@ -1,0 +1,151 @@
+"""The tables of the books, for SQLite and PostgreSQL alike.
+
+Times are µs since 1970 UTC, hours count from 1970 UTC, slots are PCI
+addresses as text, figures are integers in the catalogue's units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+)
+
+from pipeline.books.rows import FIGURES
+
+metadata = MetaData()
+
+
+def _text(name: str, *, primary_key: bool = False) -> Column[Any]:
+    return Column(name, String, primary_key=primary_key, nullable=False)
+
+
+def _whole(name: str, *, primary_key: bool = False) -> Column[Any]:
+    return Column(name, BigInteger, primary_key=primary_key, nullable=False, autoincrement=False)
+
+
+def _figures() -> list[Column[Any]]:
+    return [_whole(name) for name in FIGURES]
+
+
+hours = Table(
+    "hours",
+    metadata,
+    _whole("hour", primary_key=True),
+    _text("node", primary_key=True),
+    _text("slot", primary_key=True),
+    _text("owner_kind", primary_key=True),
+    _text("tenant", primary_key=True),
+    _text("project", primary_key=True),
+    _text("job", primary_key=True),
+    _text("model"),
+    Column("origin", SmallInteger, nullable=False),
+    *_figures(),
+    sqlite_with_rowid=False,
+)
+"""The ledger: one row per (hour, slot, owner)."""
+
+node_hours = Table(
+    "node_hours",
+    metadata,
+    _whole("hour", primary_key=True),
+    _text("node", primary_key=True),
+    _whole("until_us"),
+    Column("final", Boolean, nullable=False),
+    _whole("computed_us"),
+    Index("node_hours_open", "final", "hour"),
+    sqlite_with_rowid=False,
+)
+"""Which node-hours are in the ledger, up to which time, and whether for good."""
+
+day_totals = Table(
+    "day_totals",
+    metadata,
+    _text("day", primary_key=True),
+    _text("owner_kind", primary_key=True),
+    _text("tenant", primary_key=True),
+    _text("project", primary_key=True),
+    _text("model", primary_key=True),
+    Column("origin", SmallInteger, primary_key=True, nullable=False, autoincrement=False),
+    *_figures(),
+    sqlite_with_rowid=False,
+)
+"""Sums of `hours` per day of the site's time zone (an hour is of the day in which it begins)."""
+
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    _text("source"),
+    _text("id"),
+    _whole("known_from_us"),
+    Column("known_to_us", BigInteger),
+    _whole("known_us"),
+    _whole("from_us"),
+    Column("to_us", BigInteger),
+    _text("kind"),
+    _text("tenant"),
+    _text("project"),
+    _text("job"),
+    Column("weight", BigInteger, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Index("allocations_key", "source", "id", "known_to_us"),
+    Index("allocations_known", "known_to_us", "from_us"),
+)
+"""Every version of every allocation; the one without `known_to_us` is the last word."""
+
+allocation_subjects = Table(
+    "allocation_subjects",
+    metadata,
+    Column("version", Integer, ForeignKey("allocations.version"), primary_key=True),
+    _text("node", primary_key=True),
+    _text("slot", primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""What a version holds; an empty slot means all of the node's."""
+
+pending = Table(
+    "pending",
+    metadata,
+    _whole("hour", primary_key=True),
+    _text("node", primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Node-hours to be computed again; written with the positions that told of them."""
+
+positions = Table(
+    "positions",
+    metadata,
+    _text("topic", primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    _whole("next_offset"),
+)
+"""How far each topic has been read."""
+
+clocks = Table(
+    "clocks",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    _whole("next_offset"),
+    _whole("bus_us"),
+)
+"""How far the series store has every partition of the GPU records."""
+
+spans = Table(
+    "spans", metadata, _text("node", primary_key=True), Column("data", LargeBinary, nullable=False)
+)
+"""Per node the first and last kept point of each series (`pipeline.books.spans`)."""
+
+meta = Table("meta", metadata, _text("key", primary_key=True), _text("value"))
+"""What holds for the books as a whole: the time zone of `day_totals`, the first hour."""
