@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from collectors.agent.assembler import NodeAssembler, Reading
 from collectors.agent.integrals import ActivityRule
+from collectors.agent.memory import give_back
 from collectors.contract.identity import new_run, slot_text
 from collectors.contract.record import NodeRecord, SlotLabels
 from collectors.contract.source import (
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 _BUDGET = 0.9
 """Share of the interval after which a tick is left out rather than stamped wrongly."""
 _GAP_INTERVALS = 5
+_STARTED_UP = 3
+"""Records after which everything that is used has been loaded."""
 _LONGEST_BACKOFF_S = 60.0
 
 
@@ -72,7 +75,7 @@ class Agent:
         self._reopen_us = 0
         self._backoff_s = 1.0
         self._rescan_us = clock.monotonic_us() + int(settings.rescan_s * 1e6)
-        self._event_clock: EventClock | None = None
+        self._event_clock = EventClock(clock)
         self._assembler: NodeAssembler | None = None
         self.records = 0
         self.late_ticks = 0
@@ -89,6 +92,8 @@ class Agent:
                 await self.tick()
                 if self.records == self._settings.ticks:
                     break
+                if self.records == _STARTED_UP:
+                    give_back()
                 now_us = self._clock.monotonic_us()
                 due_us += interval_us * max(1, -(-(now_us - due_us) // interval_us))
                 await asyncio.wait({stopping}, timeout=(due_us - now_us) / 1e6)
@@ -117,13 +122,11 @@ class Agent:
 
     def _event_time_us(self) -> int:
         """The tick's stamp; a step of the wall clock begins a new run."""
-        clock = self._event_clock or EventClock(self._clock)
-        time_us = clock.now_us()
-        if clock.stepped:
+        time_us = self._event_clock.now_us()
+        if self._event_clock.stepped:
             _log.warning("clock_stepped run=%d", self._assembler.run if self._assembler else 0)
-            clock, self._assembler = EventClock(self._clock), None
-            time_us = clock.now_us()
-        self._event_clock = clock
+            self._event_clock, self._assembler = EventClock(self._clock), None
+            time_us = self._event_clock.now_us()
         return time_us
 
     def _assemble(self, time_us: int, readings: list[Reading]) -> NodeRecord:

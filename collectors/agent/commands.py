@@ -40,6 +40,8 @@ def default_spool(node: str) -> Path:
               show_default=True, help="Seconds between ticks.")  # fmt: skip
 @click.option("--spool", type=click.Path(path_type=Path, dir_okay=False), envvar="PETAWATCH_SPOOL",
               help="What the bus cannot take is kept here [in the state directory].")  # fmt: skip
+@click.option("--topic-prefix", default="", envvar="PETAWATCH_TOPIC_PREFIX",
+              help="Stands before every topic's name.")  # fmt: skip
 def agent(
     *,
     backend: str,
@@ -49,6 +51,7 @@ def agent(
     node: str | None,
     interval_s: float,
     spool: Path | None,
+    topic_prefix: str,
 ) -> None:
     """Reads this node's GPUs and sends what they say.
 
@@ -64,7 +67,8 @@ def agent(
         asyncio.run(_print(opened, clock, settings))
     else:
         path = spool or default_spool(settings.node)
-        asyncio.run(_send(AgentSource(opened, clock, settings, spool_path=path), producer))
+        source = AgentSource(opened, clock, settings, spool_path=path, topic_prefix=topic_prefix)
+        asyncio.run(_send(source, producer))
 
 
 async def _print(backend: Backend, clock: Clock, settings: AgentSettings) -> None:

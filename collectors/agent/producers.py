@@ -18,5 +18,8 @@ def open_producer(url: str) -> Producer:
     if not separator or scheme not in plugins.names(GROUP):
         known = " or ".join(f"{name}://…" for name in plugins.names(GROUP))
         raise ConfigError(f"not the address of a bus: {url!r}; write {known}")
-    producer: Producer = plugins.load(GROUP, scheme)(url)
+    try:
+        producer: Producer = plugins.load(GROUP, scheme)(url)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return producer

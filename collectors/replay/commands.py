@@ -66,6 +66,8 @@ class StderrProgress:
 @click.option("--node", help="The node's name [the file's].")
 @click.option("--model", default="", help="GPU model, where the recording does not say.")
 @click.option("--zone", default="UTC", show_default=True, help="Zone of times without one.")
+@click.option("--topic-prefix", default="", envvar="PETAWATCH_TOPIC_PREFIX",
+              help="Stands before every topic's name.")  # fmt: skip
 def replay(
     *,
     files: tuple[Path, ...],
@@ -76,6 +78,7 @@ def replay(
     node: str | None,
     model: str,
     zone: str,
+    topic_prefix: str,
 ) -> None:
     """Sends recorded telemetry as if it came from live nodes.
 
@@ -88,7 +91,7 @@ def replay(
         recording = Recording(files, zone=find_zone(zone), node=node, model=check_model(model))
         source = ReplaySource(
             recording, clock, speed=speed, keep_time=keep_time,
-            progress=StderrProgress(clock),
+            topic_prefix=topic_prefix, progress=StderrProgress(clock),
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error

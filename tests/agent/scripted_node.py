@@ -1,0 +1,57 @@
+"""A node whose devices say what a test has written down: the contract's Protocols, no library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from collectors.contract.record import Origin, SlotLabels
+from collectors.contract.source import BackendUnavailableError
+
+
+class ScriptedDevice:
+    """Gives `values`, or raises `error`."""
+
+    def __init__(self, slot: int, values: Mapping[str, float], model: str = "") -> None:
+        self.slot = slot
+        self.values: Mapping[str, float] = values
+        self.error: Exception | None = None
+        self.labels = SlotLabels(slot, f"GPU-{slot}", model)
+        self.energy_epoch = 1000 + slot
+        self.before_read: Callable[[], object] | None = None
+
+    def read(self) -> Mapping[str, float]:
+        """As scripted."""
+        if self.before_read is not None:
+            self.before_read()
+        if self.error is not None:
+            raise self.error
+        return self.values
+
+
+class ScriptedBackend:
+    """Holds its devices; counts what is done to it."""
+
+    origin = Origin.MEASURED
+
+    def __init__(self, devices: Sequence[ScriptedDevice]) -> None:
+        self.found = list(devices)
+        self.available = True
+        self.opened = self.closed = self.rescans = 0
+
+    def open(self) -> None:
+        """Refuses while not `available`."""
+        if not self.available:
+            raise BackendUnavailableError("no driver")
+        self.opened += 1
+
+    def devices(self) -> Sequence[ScriptedDevice]:
+        """As scripted."""
+        return self.found
+
+    def rescan(self) -> None:
+        """Counted."""
+        self.rescans += 1
+
+    def close(self) -> None:
+        """Counted."""
+        self.closed += 1
