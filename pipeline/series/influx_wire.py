@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import urllib3
+from influxdb_client.client.exceptions import InfluxDBError
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
 from influxdb_client.domain.write_precision import WritePrecision
@@ -114,6 +115,10 @@ class InfluxWire:
             raise StoreSetupError(
                 f"InfluxDB at {self.url} will not give the bucket {name!r} in the organisation"
                 f" {self.org!r} ({_status(error)}: {reason(error)}): check both names"
+            ) from None
+        except InfluxDBError as error:
+            raise StoreSetupError(
+                f"InfluxDB at {self.url} has no organisation {self.org!r} for this token: {error}"
             ) from None
 
     def drop_bucket(self, name: str) -> None:
