@@ -105,8 +105,8 @@ class LiveHub:
         self.history = History()
 
     async def run(self) -> None:
-        """Follows the topic until cancelled; an absent bus is tried again each second."""
-        while True:
+        """Follows the topic until `stop`; an absent bus is tried again each second."""
+        while not self._stopping:
             try:
                 await self._follow()
             except BusUnavailableError as error:
@@ -119,7 +119,8 @@ class LiveHub:
         try:
             await consumer.start()
             await self._position(consumer)
-            while True:
+            # Asked each time: `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
+            while not self._stopping:
                 self.take(await consumer.fetch(1.0))
         finally:
             await consumer.stop()
@@ -207,7 +208,7 @@ class LiveHub:
             sender.cancel()
 
     def stop(self) -> None:
-        """Sends all viewers away."""
+        """Sends all viewers away and ends `run` within a second."""
         self._stopping = True
         for viewer in self._viewers:
             viewer.close(_GOING_AWAY)

@@ -131,6 +131,7 @@ def test_a_large_fleet_renders_quickly() -> None:
         {m.name: np.arange(gpus, dtype=np.uint64) + np.uint64(2**52) for m in CATALOGUE.counters},
     )  # fmt: skip
     took_s: list[float] = []
+    text = b""
     for _ in range(3):
         start_s = time.process_time()
         text = b"".join(prometheus.render_fleet(latest, inventory(), {}))
