@@ -47,10 +47,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What really happened in a tick: columns of G, and the job of each GPU (0 for none)."""
+    """What really happened in a tick, and which jobs started and ended before it."""
 
     time_us: int
-    owner: I64
     truth: Truth
     changes: Sequence[Change]
     slowed: Bool
@@ -152,7 +151,7 @@ class Fleet:
         activity = self._load.activity((due_us - self.start_us) / 1e6)
         truth = self._physics.step(activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE))
         changes, self._pending = self._pending, []
-        self.moment = Moment(due_us, self._load.owner, truth, changes, self._physics.slowed)
+        self.moment = Moment(due_us, truth, changes, self._physics.slowed)
         tick = self._records(time_us, changed, [self.workload.allocation(c) for c in changes])
         self._tick += 1
         return tick

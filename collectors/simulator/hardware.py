@@ -134,7 +134,7 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     hot = _few(rng, np.arange(g), max(1, g // 200), g)
     resistance = np.tile(_POSITION_K_PER_W, n) * rng.normal(1.0, 0.03, g)
     # A cold plate on Ampere carries less; its servers run at about the same temperatures.
-    resistance *= np.where(gpm, 1.0, 1.35) * np.where(hot, rng.uniform(1.5, 2.2, g), 1.0)
+    resistance *= np.where(gpm, 1.0, 1.35) * np.where(hot, rng.uniform(1.6, 2.6, g), 1.0)
     racks = {rack: index for index, rack in enumerate(dict.fromkeys(e.rack for e in entries))}
     inlet_c = rng.normal(22.0, 0.6, len(racks))[[racks[entry.rack] for entry in entries]]
     limit_w = _per_gpu(nodes, "tdp_w")

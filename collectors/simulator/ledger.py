@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from collectors.simulator.plain import Claim, Point, SlotPoints, StatePoint
+from collectors.simulator.plain import Point, SlotPoints, StatePoint
+from collectors.simulator.plain_claims import Claim
 
 HOUR_US = 3_600_000_000
 BRIDGE_US = 72 * HOUR_US
@@ -38,11 +39,16 @@ class Held(NamedTuple):
 
 
 def owner_timeline(
-    installed: Sequence[tuple[int, int | None]], claims: Sequence[Claim], hours: range
+    installed: Sequence[tuple[int, int | None]],
+    claims: Sequence[Claim],
+    hours: range,
+    until_us: int | None = None,
 ) -> list[Held]:
-    """Who owns a slot when, within `hours` and while it is installed, in order of time."""
+    """Who owns a slot when, within `hours`, while it is installed and before `until_us`."""
     low, high = hours.start * HOUR_US, hours.stop * HOUR_US
-    cuts = {low, high, *(hour * HOUR_US for hour in hours)}
+    if until_us is not None:
+        high = max(low, min(high, until_us))
+    cuts = {low, high, *(hour * HOUR_US for hour in hours if hour * HOUR_US < high)}
     bounds = [*installed, *((claim.from_us, claim.to_us) for claim in claims)]
     for pair in bounds:
         cuts.update(cut for cut in pair if cut is not None and low < cut < high)

@@ -8,18 +8,19 @@ arithmetic is in integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from collectors.contract.inventory import Inventory
 from collectors.contract.wire import BrokenRecordError
 from collectors.simulator.ledger import HOUR_US, SlotLedger, owner_timeline
 from collectors.simulator.observable import ObservableTruth, Row, RowKey
 from collectors.simulator.plain import (
-    Claim,
+    Ends,
     KeptPoints,
-    read_claim,
+    MinuteKey,
     read_record,
 )
+from collectors.simulator.plain_claims import Claim, read_claim
 
 _FUTURE_US = 60_000_000
 _ANCIENT_US = 72 * HOUR_US
@@ -64,9 +65,13 @@ class Oracle:
         claim = read_claim(value)
         self._claims[claim.source, claim.id] = claim
 
-    def finish(self, hours: range | None = None) -> ObservableTruth:
+    def minutes(self) -> Iterator[tuple[MinuteKey, dict[str, Ends]]]:
+        """Of every slot's minute the kept points: first and last of each counter it has."""
+        return self._kept.minutes()
+
+    def finish(self, hours: range | None = None, until_us: int | None = None) -> ObservableTruth:
         """Rows for every slot installed in `hours`: from the first kept point's to the last's
-        where none are given."""
+        where none are given.  `until_us` ends the last hour early."""
         points = self._kept.points()
         if hours is None:
             hulls = [hull for slot in points.values() for hull in slot.hulls.values()]
@@ -77,7 +82,7 @@ class Oracle:
         by_node = self._claims_by_node()
         for (node, slot), spans in self._installed().items():
             claims = [c for c in by_node.get(node, ()) if c.holds(node, slot)]
-            ledger = SlotLedger(owner_timeline(spans, claims, hours))
+            ledger = SlotLedger(owner_timeline(spans, claims, hours, until_us))
             found = points.get((node, slot))
             if found is not None:
                 ledger.fill(found)

@@ -1,14 +1,13 @@
-"""Reads records and claims for the oracle, field by field, and keeps what counts of them."""
+"""Reads records for the oracle, field by field, and keeps what counts of them."""
 
 from __future__ import annotations
 
-import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_LIMIT, Kind
-from collectors.contract.identity import parse_slot
 from collectors.contract.record import SCHEMA_VERSION
 from collectors.contract.wire import MAX_SLOTS, parse
 
@@ -40,7 +39,7 @@ def read_record(data: bytes) -> PlainRecord:
     The usual shape (every field once, in order, without labels) is read here;
     anything else is left to the ordinary parser.
     """
-    return _Reader(data).record() or _ordinary(data)
+    return _Reader(data).record() or read_ordinary(data)
 
 
 class _Reader:
@@ -117,7 +116,8 @@ class _Reader:
         return None if fields else out
 
 
-def _ordinary(data: bytes) -> PlainRecord:
+def read_ordinary(data: bytes) -> PlainRecord:
+    """Reads a record of any shape with the ordinary parser; raises BrokenRecordError."""
     record = parse(data)
     counters: dict[str, tuple[int, ...]] = {}
     for metric in CATALOGUE.counters:
@@ -134,6 +134,19 @@ class Point(NamedTuple):
 
     time_us: int
     value: int
+
+
+Ends = tuple[Point, Point]
+
+
+class MinuteKey(NamedTuple):
+    """One slot's minute within a run and a label epoch."""
+
+    node: str
+    slot: int
+    minute: int
+    run: int
+    label_epoch: int
 
 
 class StatePoint(NamedTuple):
@@ -206,6 +219,17 @@ class KeptPoints:
                 minute.give(run, out.setdefault((node, slot), SlotPoints()))
         return out
 
+    def minutes(self) -> Iterator[tuple[MinuteKey, dict[str, Ends]]]:
+        """Of every slot's minute the first and last point of each counter that it has."""
+        for (node, minute, run, label_epoch), patterns in self._kept.items():
+            by_slot: dict[int, _MinutePoints] = {}
+            for earliest, latest in patterns.values():
+                for record in (*earliest, *latest):
+                    for index, slot in enumerate(record.slots):
+                        by_slot.setdefault(slot, _MinutePoints()).take(record, index)
+            for slot, points in by_slot.items():
+                yield MinuteKey(node, slot, minute, run, label_epoch), points.ends()
+
 
 def _pattern(record: PlainRecord) -> Any:
     """Which values a record holds: equal patterns have every value in the same places."""
@@ -237,6 +261,13 @@ class _MinutePoints:
             first, last = self._ends.get(name, (point, point))
             self._ends[name] = (min(first, point), max(last, point))
 
+    def ends(self) -> dict[str, Ends]:
+        """First and last point of each counter."""
+        return {
+            name: (Point(first[0], first[1]), Point(last[0], last[1]))
+            for name, (first, last) in self._ends.items()
+        }
+
     def give(self, run: int, slot: SlotPoints) -> None:
         """Adds the points to the slot's."""
         for name, ends in self._ends.items():
@@ -251,46 +282,3 @@ class _MinutePoints:
                 at_us = self._ends[STATE[0]][which][0]
                 values = (self._ends[name][which][1] for name in STATE)
                 slot.states.setdefault(run, set()).add(StatePoint(at_us, *values))
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The last word on one claim; `subjects` maps a node to its slots, None for all of them."""
-
-    source: str
-    id: str
-    kind: str
-    owner: tuple[str, str, str]
-    """Tenant, project, job."""
-    from_us: int
-    to_us: int | None
-    deleted: bool
-    subjects: dict[str, frozenset[int] | None]
-
-    def holds(self, node: str, slot: int) -> bool:
-        """Whether a subject names the slot."""
-        if node not in self.subjects:
-            return False
-        slots = self.subjects[node]
-        return slots is None or slot in slots
-
-
-def read_claim(value: bytes) -> Claim:
-    """Reads a record of the allocation topic; raises ValueError when it is none."""
-    told = json.loads(value)
-    subjects: dict[str, frozenset[int] | None] = {}
-    for subject in told["subjects"]:
-        slots = subject.get("slots") or None
-        held = None if slots is None else frozenset(parse_slot(slot) for slot in slots)
-        before = subjects.get(subject["node"], frozenset[int]())
-        subjects[subject["node"]] = None if held is None or before is None else held | before
-    return Claim(
-        source=told["source"],
-        id=told["id"],
-        kind=told.get("kind", "job"),
-        owner=(told["tenant"], told["project"], told["job"]),
-        from_us=told["from_us"],
-        to_us=told.get("to_us"),
-        deleted=told.get("deleted", False),
-        subjects=subjects,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from random import Random
 
 import pytest
@@ -10,7 +12,11 @@ from hypothesis import strategies as st
 from simulator_tools import ABSENT, HOUR, NODE, STATES, H, S, ask, claim, key, sample, site
 
 from collectors.contract.catalogue import COUNTER_LIMIT
+from collectors.contract.wire import BrokenRecordError
+from collectors.simulator.fleet import Fleet
 from collectors.simulator.oracle import Oracle, observable_truth
+from collectors.simulator.plain import PlainRecord, read_ordinary, read_record
+from collectors.simulator.sites import make_site
 
 
 def test_states_of_one_segment_and_the_rest_of_the_hour():
@@ -301,3 +307,38 @@ def test_the_function_is_the_class():
     truth = observable_truth(records, [claim("a", H)], site())
     assert truth.by_tenant()["tenant", "t-a"]["gflop"] == 10
     assert truth.totals()["gflop"] == 10
+
+
+def test_the_last_hour_can_end_early():
+    oracle = Oracle(site())
+    for record in (sample(H, gflop=0), sample(H + 100 * S, gflop=100)):
+        oracle.add_record(record, H + 100 * S)
+    row = oracle.finish(until_us=H + 40 * S).rows[key(0)]
+    assert (row["gflop"], row["unobserved_us"]) == (40, 40 * S)
+
+
+@cache
+def _fleet_records() -> list[bytes]:
+    fleet = Fleet(make_site("demo"), 1, H)
+    return [record for _ in range(2) for record in fleet.step().records]
+
+
+_DAMAGE = st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), max_size=3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.deferred(lambda: st.sampled_from(_fleet_records())), _DAMAGE, st.integers(0, 3))
+def test_the_plain_reader_reads_what_the_ordinary_parser_reads(
+    record: bytes, damage: list[tuple[int, int]], cut: int
+):
+    data = bytearray(record[: len(record) - cut])
+    for place, value in damage:
+        data[place % len(data)] = value
+
+    def told(read: Callable[[bytes], PlainRecord]) -> PlainRecord | str:
+        try:
+            return read(bytes(data))
+        except BrokenRecordError as error:
+            return error.reason
+
+    assert told(read_record) == told(read_ordinary)
