@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Rows = NDArray[np.intp]
+Rows = NDArray[np.intp] | slice
 Present = NDArray[np.bool_]
 
 FILLER = 0
@@ -163,7 +163,8 @@ def _fill(matrix: Bytes, fields: Sequence[Numbers], widths: Sequence[int], start
     for field, width in zip(fields, widths, strict=True):
         number = start + len(field.name) + 1
         end = start + _field_width(field, width)
-        _put_number(matrix, number, width, field)
+        if not _constant(field):
+            _put_number(matrix, number, width, field)
         if field.present is None:
             last_comma[:] = end - 1
         else:
@@ -180,12 +181,18 @@ def _field_width(field: Numbers, whole: int) -> int:
     return len(field.name) + 1 + sign + whole + point + len(field.suffix) + 1
 
 
+def _constant(field: Numbers) -> bool:
+    """Whether all lines have the number that the template has; limits and error counts often do."""
+    return field.negative is None and bool((field.magnitude == field.magnitude[0]).all())
+
+
 def _template(fields: Sequence[Numbers], widths: Sequence[int], *, comma_last: bool) -> bytes:
     parts: list[bytes] = []
     for field, width in zip(fields, widths, strict=True):
-        sign = field.negative is not None
-        point = b"." + b"0" * field.decimals if field.decimals else b""
-        parts.append(field.name + b"=" + b"0" * (sign + width) + point + field.suffix)
+        sign = b"0" * (field.negative is not None)
+        digits = b"%0*d" % (width + field.decimals, int(field.magnitude[0]))
+        point = b"." + digits[width:] if field.decimals else b""
+        parts.append(field.name + b"=" + sign + digits[:width] + point + field.suffix)
     return b",".join(parts) + (b"," if comma_last else b"")
 
 

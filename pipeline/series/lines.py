@@ -121,11 +121,18 @@ def _prefixes(
 
 
 def _patterns(fields: Sequence[Numbers], rows: int) -> Iterator[tuple[Rows, bool]]:
-    """Rows in groups that have the same fields, and whether they do; small groups as one."""
+    """Rows of a block that have the same fields, and whether they do; small groups as one."""
     masks = [field.present for field in fields if field.present is not None]
     if not masks:
-        yield np.arange(rows), True
+        for start in range(0, rows, LINES_A_BLOCK):
+            yield slice(start, min(rows, start + LINES_A_BLOCK)), True
         return
+    for group, same in _groups(masks, rows):
+        for start in range(0, len(group), LINES_A_BLOCK):
+            yield group[start : start + LINES_A_BLOCK], same
+
+
+def _groups(masks: Sequence[Present], rows: int) -> Iterator[tuple[NDArray[np.intp], bool]]:
     bits = np.packbits(np.stack(masks, axis=1), axis=1)
     packed = np.zeros((rows, -(-bits.shape[1] // 8) * 8), np.uint8)
     packed[:, : bits.shape[1]] = bits
@@ -159,12 +166,11 @@ def _of_group(fields: Sequence[Numbers], rows: Rows, *, same: bool) -> list[Numb
 def _blocks(
     prefix: Bytes, fields: Sequence[Numbers], times_ns: NDArray[np.int64]
 ) -> Iterator[Block]:
-    for group, same in _patterns(fields, len(times_ns)):
-        for start in range(0, len(group), LINES_A_BLOCK):
-            rows = group[start : start + LINES_A_BLOCK]
-            chosen = _of_group(fields, rows, same=same)
-            if chosen:
-                yield Block(render(prefix[rows], chosen, times_ns[rows]), len(rows))
+    for rows, same in _patterns(fields, len(times_ns)):
+        chosen = _of_group(fields, rows, same=same)
+        if chosen:
+            times = times_ns[rows]
+            yield Block(render(prefix[rows], chosen, times), len(times))
 
 
 def raw_blocks(samples: RawSamples) -> Iterator[Block]:
