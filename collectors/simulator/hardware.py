@@ -120,6 +120,27 @@ def _few(rng: np.random.Generator, candidates: NDArray[np.intp], count: int, siz
     return out
 
 
+def _resistance(rng: np.random.Generator, gpm: Bool, hot: Bool) -> F64:
+    """Core over inlet in K per W, by position and chance."""
+    g = len(gpm)
+    resistance = np.tile(_POSITION_K_PER_W, g // GPUS_PER_NODE) * rng.normal(1.0, 0.03, g)
+    # A cold plate on Ampere carries less; its servers run at about the same temperatures.
+    return resistance * np.where(gpm, 1.0, 1.35) * np.where(hot, rng.uniform(1.6, 2.6, g), 1.0)
+
+
+def _inlet_c(rng: np.random.Generator, entries: list[InstalledNode]) -> F64:
+    """Air or coolant as it comes in, per GPU: each rack has its own."""
+    racks = {rack: index for index, rack in enumerate(dict.fromkeys(e.rack for e in entries))}
+    inlet_c = rng.normal(22.0, 0.6, len(racks))[[racks[entry.rack] for entry in entries]]
+    return np.repeat(inlet_c, GPUS_PER_NODE)
+
+
+def _capped(entries: list[InstalledNode]) -> Bool:
+    """GPUs with a lowered power limit: the last rack's of a larger site."""
+    last = entries[-1].rack if len({entry.rack for entry in entries}) > 4 else None
+    return np.repeat(np.array([entry.rack == last for entry in entries]), GPUS_PER_NODE)
+
+
 def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     """Draws a site's GPUs: all that does not change while it runs."""
     rng = np.random.default_rng([seed, 2])
@@ -132,17 +153,9 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     dark = _few(rng, np.arange(n), max(n // 400, int(n >= 100)), n)
     down = _few(rng, np.arange(g), max(g // 2000, int(g >= 64)), g)
     hot = _few(rng, np.arange(g), max(1, g // 200), g)
-    resistance = np.tile(_POSITION_K_PER_W, n) * rng.normal(1.0, 0.03, g)
-    # A cold plate on Ampere carries less; its servers run at about the same temperatures.
-    resistance *= np.where(gpm, 1.0, 1.35) * np.where(hot, rng.uniform(1.6, 2.6, g), 1.0)
-    racks = {rack: index for index, rack in enumerate(dict.fromkeys(e.rack for e in entries))}
-    inlet_c = rng.normal(22.0, 0.6, len(racks))[[racks[entry.rack] for entry in entries]]
-    limit_w = _per_gpu(nodes, "tdp_w")
-    # The last rack of a larger site has its power limited.
-    last = entries[-1].rack if len(racks) > 4 else None
-    capped = np.repeat([entry.rack == last for entry in entries], GPUS_PER_NODE)
-    limit_w = np.where(capped, np.round(limit_w * 0.8), limit_w)
+    resistance = _resistance(rng, gpm, hot)
     spread = np.where(gpm, 0.008, 0.03)
+    tdp_w, ready_w = _per_gpu(nodes, "tdp_w"), _per_gpu(nodes, "ready_w")
     return Hardware(
         figures=nodes,
         gpm=gpm,
@@ -154,16 +167,15 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         bound=_per_gpu(nodes, "bound"),
         gain=1.0 + np.clip(rng.normal(0.0, 1.0, g), -2.5, 2.5) * spread,
         sleep_w=_per_gpu(nodes, "sleep_w") * rng.normal(1.0, 0.02, g),
-        ready_w=_per_gpu(nodes, "ready_w") * rng.normal(1.0, 0.02, g),
-        dynamic_w=(_per_gpu(nodes, "tdp_w") - _per_gpu(nodes, "ready_w"))
-        * rng.normal(1.0, 0.03, g),
-        limit_w=limit_w,
+        ready_w=ready_w * rng.normal(1.0, 0.02, g),
+        dynamic_w=(tdp_w - ready_w) * rng.normal(1.0, 0.03, g),
+        limit_w=np.where(_capped(entries), np.round(tdp_w * 0.8), tdp_w),
         max_clock_mhz=_per_gpu(nodes, "max_clock_mhz"),
         sleep_clock_mhz=_per_gpu(nodes, "sleep_clock_mhz"),
         memory_clock_mhz=_per_gpu(nodes, "memory_clock_mhz"),
         memory_bytes=_per_gpu(nodes, "memory_bytes"),
         limit_c=_per_gpu(nodes, "limit_c"),
-        inlet_c=np.repeat(inlet_c, GPUS_PER_NODE) + np.where(gpm, 0.0, 3.0),
+        inlet_c=_inlet_c(rng, entries) + np.where(gpm, 0.0, 3.0),
         fast_k_per_w=resistance * 0.88,
         slow_k_per_w=resistance * 0.12,
         fast_s=rng.uniform(4.0, 15.0, g),
