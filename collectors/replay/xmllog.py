@@ -129,8 +129,9 @@ def _documents(path: Path, rejects: Rejects) -> Iterator[str]:
             if size > _LARGEST_DOCUMENT:
                 raise ValueError(f"{path}: no `nvidia-smi -q -x` output is that large")
             if _END in line:
-                yield "".join(lines).strip()
-                lines, size = [], 0
+                whole, _, rest = "".join(lines).partition(_END)
+                yield whole.strip() + _END
+                lines, size = [rest], len(rest)
     if "".join(lines).strip():
         rejects.add("truncated", path.name)
 
