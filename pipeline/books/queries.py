@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Table, and_, func, select
+from sqlalchemy import Connection, Select, Table, and_, func, select
 
 from collectors.contract.identity import parse_slot
 from collectors.contract.inventory import Inventory
@@ -16,7 +15,7 @@ from pipeline.books import schema, versions
 from pipeline.books.database import Database
 from pipeline.books.journal import day_of
 from pipeline.books.progress import in_batches
-from pipeline.books.rows import FIGURES, HOUR_US, STATES, RowKey
+from pipeline.books.rows import FIGURES, HOUR_US, KEY, STATES, RowKey
 
 Resolution = Literal["total", "day", "hour"]
 GROUPS = ("owner_kind", "tenant", "project", "job", "model", "node", "slot")
@@ -38,28 +37,27 @@ def read_rows(
     where = [table.hour >= hours.start, table.hour < hours.stop]
     if tenant is not None:
         where.append(table.tenant == tenant)
-    key = (
-        table.hour,
-        table.node,
-        table.slot,
-        table.owner_kind,
-        table.tenant,
-        table.project,
-        table.job,
-    )
-    names = ("origin", *FIGURES)
-    query = select(*key, *(table[name] for name in names)).where(*where)
-    batches = [[None]] if nodes is None else in_batches(nodes)
+    names = (*KEY, "origin", *FIGURES)
+    query = select(*(table[name] for name in names)).where(*where)
+    if nodes is None:
+        return _keyed(connection, query)
+    rows: dict[RowKey, dict[str, int]] = {}
+    for batch in in_batches(nodes):
+        rows.update(_keyed(connection, query.where(table.node.in_(batch))))
+    return rows
+
+
+def _keyed(connection: Connection, query: Select[Any]) -> dict[RowKey, dict[str, int]]:
     packed: dict[str, int] = {}
     rows: dict[RowKey, dict[str, int]] = {}
-    for batch in batches:
-        chosen = query if nodes is None else query.where(table.node.in_(batch))
-        for hour, node, slot, kind, holder, project, job, *values in connection.execute(chosen):
-            if slot not in packed:
-                packed[slot] = parse_slot(slot)
-            rows[hour, node, packed[slot], kind, holder, project, job] = dict(
-                zip(names, values, strict=True)
-            )
+    for row in connection.execute(query):
+        values: Sequence[Any] = tuple(row)
+        hour, node, slot, kind, tenant, project, job = values[: len(KEY)]
+        if slot not in packed:
+            packed[slot] = parse_slot(slot)
+        figures: dict[str, int] = {}
+        figures.update(zip(("origin", *FIGURES), values[len(KEY) :], strict=True))
+        rows[hour, node, packed[slot], kind, tenant, project, job] = figures
     return rows
 
 
@@ -159,8 +157,8 @@ def _add_hours(
         columns = columns[1:]
     within = and_(table.c.hour >= hours.start, table.c.hour < hours.stop)
     for row in connection.execute(_grouped(table, columns).where(within)):
-        values = list(row)
-        when = "" if resolution == "total" else values.pop(0)
+        values: list[Any] = list(row)
+        when: Any = "" if resolution == "total" else values.pop(0)
         if resolution == "day":
             when = day_of(when, zone)
         _add(sums, (when, *values[: len(keys)]), values[len(keys) :])
@@ -172,15 +170,6 @@ def allocations_at(
     """The allocations that hold at a time, as known now or at another time."""
     where = and_(versions.known_at(known_us), versions.holding_between(at_us, at_us + 1))
     return [one.allocation for one in versions.select_versions(connection, where)]
-
-
-def days_between(from_us: int, to_us: int, zone: ZoneInfo) -> Iterator[str]:
-    """The days of a zone that a time touches."""
-    day = dt.datetime.fromtimestamp(from_us / 1e6, zone).date()
-    last = dt.datetime.fromtimestamp((to_us - 1) / 1e6, zone).date()
-    while day <= last:
-        yield day.isoformat()
-        day += dt.timedelta(days=1)
 
 
 class BooksReader:
