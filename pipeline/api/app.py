@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ from pipeline.api import (
 )
 from pipeline.api.auth import Access
 from pipeline.api.deps import Api, ApiDeps
-from pipeline.api.guard import Guard, Security
+from pipeline.api.guard import Guard
 from pipeline.api.live import LiveHub
 from pipeline.api.settings import ApiSettings
 
@@ -52,12 +53,11 @@ class GuardedApp(FastAPI):
 def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
     """The API's application; its lifespan starts and stops the live hub.
 
-    `app.state.api` is its Api: pages add the hashes of their inline scripts to
-    `app.state.api.security.script_sources`, and coroutine functions to
-    `app.state.on_start` that run once the hub does (to warm themselves up).
+    `app.state.api` is its Api.  Pages add coroutine functions to
+    `app.state.on_start` that run once the hub does, to warm themselves up.
     Raises ValueError where a login is needed and none is configured.
     """
-    access, security = Access(settings, deps.clock), Security()
+    access, answers = Access(settings, deps.clock), Counter[int]()
     hub = LiveHub(
         deps.bus,
         deps.topic_prefix + LIVE,
@@ -66,7 +66,7 @@ def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
         history_minutes=settings.history_minutes,
     )
     app = GuardedApp(
-        lambda inner: Guard(inner, access, settings, security),
+        lambda inner: Guard(inner, access, settings, answers),
         title="Petawatch",
         description=_ABOUT,
         version=_version(),
@@ -76,7 +76,7 @@ def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
     )
-    app.state.api = Api(deps, settings, hub, access, security)
+    app.state.api = Api(deps, settings, hub, access, answers)
     app.state.on_start = []
     problems.install(app)
     for part in (live_routes, site_routes, series_routes, books_routes, ops_routes, login):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from pipeline.api import models
 from pipeline.api.deps import Api, Served, UsageReader, UsageResolution, json_response
 from pipeline.api.problems import ProblemError
-from pipeline.api.ranges import parse_time, time_text
+from pipeline.api.ranges import DAY_US, parse_time, time_text
 
 router = APIRouter(prefix="/api/v1", tags=["books"])
 
@@ -32,8 +32,12 @@ async def usage(
     """Sums over [from, to) by the keys named."""
     books = _books(api)
     from_us, to_us = parse_time(from_, "from"), parse_time(to, "to")
-    if from_us >= to_us:
-        raise ProblemError(422, "from must lie before to.")
+    most_days = 31 if resolution == "hour" else 1_100
+    if not 0 < to_us - from_us <= most_days * DAY_US:
+        raise ProblemError(
+            422,
+            f"from must lie before to, with resolution={resolution} by at most {most_days} days.",
+        )
     try:
         rows = await books.usage(from_us, to_us, by=by, resolution=resolution)
     except ValueError as error:

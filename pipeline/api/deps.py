@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -17,7 +18,6 @@ from collectors.contract.topics import Allocation
 from collectors.kit.clock import Clock
 from pipeline.api.auth import Access
 from pipeline.api.fleet import FleetReader
-from pipeline.api.guard import Security
 from pipeline.api.live import LiveHub
 from pipeline.api.places import Places
 from pipeline.api.settings import ApiSettings
@@ -64,13 +64,18 @@ class Api:
     """One API: its parts, and what it keeps of the present for a few seconds."""
 
     def __init__(
-        self, deps: ApiDeps, settings: ApiSettings, hub: LiveHub, access: Access, security: Security
+        self,
+        deps: ApiDeps,
+        settings: ApiSettings,
+        hub: LiveHub,
+        access: Access,
+        answers: Counter[int],
     ) -> None:
         self.deps = deps
         self.settings = settings
         self.hub = hub
         self.access = access
-        self.security = security
+        self.answers = answers
         self.fleet = FleetReader(deps.series, deps.clock)
         self._places: Places | None = None
         self._placed_us = 0

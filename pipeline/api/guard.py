@@ -7,7 +7,7 @@ later must not come around it, so it wraps the whole application.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote, urlsplit
 
@@ -67,36 +67,34 @@ _LOGIN = _Refusal(
 )
 
 
-@dataclass(slots=True)
-class Security:
-    """What the guard and later parts share: the pages name the hashes of their inline scripts."""
-
-    script_sources: list[str] = field(default_factory=list[str])
-    answers: Counter[int] = field(default_factory=Counter[int])
-    """Answers given so far by the first digit of their status."""
-
-    def policy(self) -> str:
-        """The Content-Security-Policy.  Dash sets styles inline, so styles must be allowed."""
-        scripts = " ".join(["'self'", *self.script_sources])
-        return (
-            f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
-            "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-            "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
-            "frame-ancestors 'none'"
-        )
+_POLICY = (
+    # Dash and its charts set styles inline; no script is inline.
+    b"default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    b"font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
+    b"form-action 'self'; frame-ancestors 'none'"
+)
+_SECURITY = {
+    b"content-security-policy": _POLICY,
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+_PRIVATE = {**_SECURITY, b"cache-control": b"no-store"}
 
 
 class Guard:
     """Checks host, origin, body size and login, sets the security headers, counts answers."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, settings: ApiSettings, security: Security
+        self, app: ASGIApp, access: Access, settings: ApiSettings, answers: Counter[int]
     ) -> None:
-        self.answers = security.answers
+        """`answers` counts by the first digit of the status."""
+        self._answers = answers
         self._app = app
         self._access = access
         self._settings = settings
-        self._security = security
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._loopback = is_loopback(settings.host)
 
@@ -180,30 +178,18 @@ class Guard:
 
     def _sender(self, scope: Scope, send: Send) -> Send:
         private = scope["path"].startswith(("/api/", "/login", "/metrics"))
+        wanted = _PRIVATE if private else _SECURITY
 
         async def sender(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.answers[message["status"] // 100] += 1
-                message["headers"] = self._with_security(message.get("headers", []), private)
+                self._answers[message["status"] // 100] += 1
+                headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
+                present = {name.lower() for name, _ in headers}
+                added = [(name, text) for name, text in wanted.items() if name not in present]
+                message["headers"] = headers + added
             await send(message)
 
         return sender
-
-    def _with_security(
-        self, headers: list[tuple[bytes, bytes]], private: bool
-    ) -> list[tuple[bytes, bytes]]:
-        added = {
-            b"content-security-policy": self._security.policy().encode("latin-1"),
-            b"x-content-type-options": b"nosniff",
-            b"x-frame-options": b"DENY",
-            b"referrer-policy": b"same-origin",
-            b"cross-origin-opener-policy": b"same-origin",
-            b"cross-origin-resource-policy": b"same-origin",
-        }
-        if private:
-            added[b"cache-control"] = b"no-store"
-        present = {name.lower() for name, _ in headers}
-        return [*headers, *((name, text) for name, text in added.items() if name not in present)]
 
 
 async def _answer(refusal: _Refusal, scope: Scope, headers: dict[str, str], send: Send) -> None:

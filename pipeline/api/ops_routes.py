@@ -107,7 +107,7 @@ async def metrics(api: Served) -> Response:
         )
     except StoreUnavailableError:
         up = 0
-    blocks += prometheus.render_process(api.security.answers)
+    blocks += prometheus.render_process(api.answers)
     blocks += prometheus.render_health(api.hub.health())
     kind = "# TYPE petawatch_series_store_up gauge\n"
     blocks.append(f"{kind}petawatch_series_store_up {up}\n".encode())

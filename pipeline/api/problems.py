@@ -17,6 +17,7 @@ from collectors.contract.bus import BusUnavailableError
 from pipeline.series.port import StoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
+_PARTS = {BusUnavailableError: "bus", StoreUnavailableError: "series store"}
 _log = logging.getLogger(__name__)
 
 
@@ -81,15 +82,11 @@ async def _on_validation(request: Request, error: Exception) -> Response:
     return problem(422, " ".join(sentences), errors=sentences)
 
 
-async def _on_store(_: Request, error: Exception) -> Response:
-    _log.warning("series_store_unavailable error=%s", type(error).__name__)
-    text = "The series store does not answer now; try again in a few seconds."
-    return problem(503, text, {"Retry-After": "5"})
-
-
-async def _on_bus(_: Request, error: Exception) -> Response:
-    _log.warning("bus_unavailable error=%s", type(error).__name__)
-    text = "The bus does not answer now; try again in a few seconds."
+async def _on_away(_: Request, error: Exception) -> Response:
+    """The bus, the series store or the books are away: each has an error of this kind."""
+    _log.warning("part_unavailable error=%s", type(error).__name__)
+    part = next((text for kind, text in _PARTS.items() if isinstance(error, kind)), "ledger")
+    text = f"The {part} does not answer now; try again in a few seconds."
     return problem(503, text, {"Retry-After": "5"})
 
 
@@ -102,6 +99,5 @@ def install(app: FastAPI) -> None:
     """Makes every error of the application a problem."""
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(StoreUnavailableError, _on_store)
-    app.add_exception_handler(BusUnavailableError, _on_bus)
+    app.add_exception_handler(ConnectionError, _on_away)
     app.add_exception_handler(Exception, _on_any)

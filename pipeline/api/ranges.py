@@ -11,6 +11,7 @@ from pipeline.api.problems import ProblemError
 
 Resolution = Literal["auto", "raw", "minute"]
 MINUTE_US = 60_000_000
+DAY_US = 86_400_000_000
 RAW_SPAN_US = 20 * MINUTE_US
 """Automatic resolution gives samples up to here, and minutes beyond."""
 MAX_POINTS = 1_500
