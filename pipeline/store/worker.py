@@ -174,7 +174,10 @@ class StoreWorker:
             before_sleep=before_sleep or self._absent_peer,
             reraise=True,
         )
-        return await retrying(work)
+        async for attempt in retrying:
+            with attempt:
+                return await work()
+        return None
 
     async def _absent_peer(self, state: RetryCallState) -> None:
         self._board.add("bus_unavailable")

@@ -1,0 +1,1 @@
+"""The subcommands of what is behind the bus: wiring, and nothing else."""

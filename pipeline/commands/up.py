@@ -1,0 +1,118 @@
+"""`petawatch up`: a source and every role in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from collectors.contract.source import BackendUnavailableError, Source, SourceOptions
+from collectors.kit.clock import Clock, SystemClock
+from collectors.kit.config import ConfigError
+from collectors.kit.lifecycle import run_stages, stop_signals
+from collectors.kit.options import setting_options
+from pipeline.books.queries import BooksReader
+from pipeline.commands import stages
+from pipeline.commands.wiring import Installation, install, load_settings, make_source
+from pipeline.settings import Settings
+
+
+def choose_source(
+    settings: Settings, backend: str | None, replay: Path | None, speed: float | None, clock: Clock
+) -> Source:
+    """What to show: a recording, this machine's GPUs, or a simulated site.
+
+    Without any of them named: this machine's GPUs.  Raises ConfigError or
+    BackendUnavailableError with what to write.
+    """
+    if replay is not None:
+        return make_source("replay", SourceOptions(path=replay, speed=speed), clock)
+    if backend == "nvml" or (backend is None and settings.site is None):
+        try:
+            return make_source("nvml", SourceOptions(), clock)
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(
+                f"{error} To see a simulated centre: petawatch up --site aisc-phase1"
+            ) from error
+    if settings.site is not None and settings.site.endswith(".toml"):
+        raise ConfigError(
+            f"{settings.site} is a real site: run petawatch agent on its nodes and petawatch "
+            "pipeline and serve here, or name a simulated one, --site aisc-phase1"
+        )
+    claims = settings.data / "simulated-claims.json"
+    return make_source("sim", SourceOptions(site=settings.site, speed=speed, path=claims), clock)
+
+
+def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
+    """A number, or None for as fast as it goes."""
+    if value == "max":
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value}: write a number, or max") from error
+
+
+@click.command(help="Runs everything in one process and shows it in the browser.")
+@setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books")
+@click.option("--backend", type=click.Choice(["nvml", "sim"]), help="Where samples come from.")
+@click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A recording to show.")
+@click.option("--speed", default="1", callback=parse_speed, help="Times real time, or max. [1]")
+@click.option("--open/--no-open", "browse", default=None, help="Open a browser. [with a display]")
+def up(
+    *,
+    config: Path | None,
+    backend: str | None,
+    replay: Path | None,
+    speed: float | None,
+    browse: bool | None,
+    **options: object,
+) -> None:
+    """Runs until a signal."""
+    settings = load_settings(config, options)
+    clock = SystemClock()
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    source = choose_source(settings, backend, replay, speed, clock)
+    installation = install(settings, clock, source.inventory, series=True, books=True)
+    browse = _has_display() if browse is None else browse
+    stages.run_until_done(run(installation, source, lambda url: _say(url, browse=bool(browse))))
+
+
+async def run(installation: Installation, source: Source, said: Callable[[str], None]) -> None:
+    """Starts all parts, and stops them in the direction in which data flows."""
+    stop = asyncio.Event()
+    try:
+        await installation.start()
+        roles = stages.role_stages(installation, stages.ROLES)
+        app = stages.make_app(
+            installation,
+            installation.board("serve"),
+            BooksReader(installation.opened_database(), lambda: installation.inventory),
+        )
+        order = [
+            stages.source_stage(source, installation),
+            *roles,
+            stages.retention_stage(installation),
+            stages.health_stage(installation),
+            stages.serve_stage(app, installation, said),
+        ]
+        with stop_signals(stop):
+            await run_stages(order, stop, installation.clock)
+    finally:
+        await installation.close()
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _say(url: str, *, browse: bool) -> None:
+    click.echo(f"Petawatch is at {url}")
+    if browse:
+        with suppress(webbrowser.Error):
+            webbrowser.open(url)
