@@ -11,7 +11,6 @@ from collectors.kit.clock import SystemClock
 from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
-from pipeline.books.queries import BooksReader
 from pipeline.commands import stages
 from pipeline.commands.wiring import Installation, install, inventory_of, load_settings
 from pipeline.settings import Settings
@@ -35,7 +34,7 @@ async def run(installation: Installation) -> None:
     stop = asyncio.Event()
     try:
         board = installation.board("serve")
-        reader = BooksReader(installation.opened_database(), lambda: installation.inventory)
+        reader = installation.usage()
         try:
             app = stages.make_app(installation, board, reader)
         except ValueError as error:

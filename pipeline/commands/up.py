@@ -16,7 +16,6 @@ from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
-from pipeline.books.queries import BooksReader
 from pipeline.commands import stages
 from pipeline.commands.wiring import Installation, install, load_settings, make_source
 from pipeline.settings import Settings
@@ -92,7 +91,7 @@ async def run(installation: Installation, source: Source, said: Callable[[str], 
         app = stages.make_app(
             installation,
             installation.board("serve"),
-            BooksReader(installation.opened_database(), lambda: installation.inventory),
+            installation.usage(),
         )
         order = [
             stages.source_stage(source, installation),

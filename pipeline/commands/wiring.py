@@ -24,6 +24,7 @@ from collectors.kit import config, plugins
 from collectors.kit.clock import Clock
 from collectors.kit.config import ConfigError
 from pipeline.books.database import BooksUnavailableError, Database
+from pipeline.books.queries import BooksReader
 from pipeline.books.role import Books, BooksSettings
 from pipeline.bus import open_bus
 from pipeline.health import HealthBoard
@@ -157,6 +158,10 @@ class Installation:
             rules=self.rules(),
         )
         return Watch(self.bus, lambda: self.inventory, options, self.clock, self.board("watch"))
+
+    def usage(self) -> BooksReader:
+        """What the books tell."""
+        return BooksReader(self.opened_database(), lambda: self.inventory)
 
     def books(self) -> Books:
         """The `books`."""

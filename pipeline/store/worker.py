@@ -70,8 +70,6 @@ class StoreWorker:
         self._lock = asyncio.Lock()
         self._intake = self._new_intake()
         self._flushed_us = clock.monotonic_us()
-        self.idle = False
-        """Nothing was fetched lately and all that was is committed."""
 
     def _new_intake(self) -> Intake:
         writer = new_run(self._clock.wall_us(), secrets.randbits(20))
@@ -107,13 +105,19 @@ class StoreWorker:
                 # group's committed offsets hold, and these come again.
                 return
             self._board.add("gpu_samples", self._intake.take_in(chunks))
-            self.idle = not chunks and not self._intake.pending
             if self._due_s() <= 0 or self._intake.raw_rows > _MOST_RAW:
                 await self._flush()
 
     def _due_s(self) -> float:
         elapsed_us = self._clock.monotonic_us() - self._flushed_us
         return self._options.flush_s - elapsed_us / 1e6
+
+    async def behind(self) -> dict[Partition, int]:
+        """Per partition that this worker has, the records that are not committed yet."""
+        lag: dict[Partition, int] = {}
+        for partition, end in (await self._consumer.end_offsets()).items():
+            lag[partition] = end - (await self._consumer.committed(partition) or 0)
+        return lag
 
     async def flush(self) -> None:
         """Writes and commits now."""

@@ -1,0 +1,1 @@
+"""The self-test: a simulation through this installation, every total compared with the truth."""

@@ -1,0 +1,186 @@
+"""Runs a self-test: source, workers and books on topics, buckets and files of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from collectors.contract.source import Source, SourceOptions
+from collectors.contract.topics import ALLOC, GPU
+from collectors.kit.clock import SystemClock
+from pipeline.commands.wiring import Installation, ephemeral, install, make_source, topics
+from pipeline.selftest import compare, sabotage
+from pipeline.selftest.compare import Check
+from pipeline.selftest.truth import Oracle, TellingProducer, make_oracle
+from pipeline.settings import Settings
+from pipeline.store.worker import StoreWorker
+
+HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SelftestOptions:
+    """What is simulated, and what is done to it."""
+
+    site: str = "demo"
+    minutes: float = 10.0
+    workers: int = 1
+    seed: int = 1
+    sabotage: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What came out."""
+
+    ok: bool
+    bus: str
+    store: str
+    workers: int
+    gpu_samples: int
+    cpu_s: float
+    wall_s: float
+    checks: list[Check]
+
+
+async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
+    """Simulates, waits until all is written, computes the ledger, compares.
+
+    Raises what a part raises that cannot start.
+    """
+    clock = SystemClock()
+    began_us, cpu_s = clock.monotonic_us(), time.process_time()
+    with tempfile.TemporaryDirectory(prefix="petawatch-selftest-") as folder:
+        own = ephemeral(settings, Path(folder))
+        # An hour ends in the middle of it, so that one is split.
+        hour_us = clock.wall_us() // HOUR_US * HOUR_US
+        start_us = hour_us - int(options.minutes * 30e6)
+        source_options = SourceOptions(
+            site=options.site, seed=options.seed, speed=None, minutes=options.minutes,
+            start_us=start_us, topic_prefix=own.topic_prefix,
+        )  # fmt: skip
+        source = make_source("sim", source_options, clock)
+        installation = install(own, clock, source.inventory, series=True, books=True)
+        try:
+            await installation.start()
+            end_us = start_us + int(options.minutes * 60e6)
+            minutes = compare.minute_range(start_us, end_us + 2_000_000)
+            test = Selftest(installation, source, options, minutes)
+            checks = await test.run()
+        finally:
+            await _remove(installation)
+    return Report(
+        all(check.ok for check in checks),
+        settings.bus.partition(":")[0],
+        settings.store.partition(":")[0],
+        options.workers,
+        int(test.gpu_samples),
+        round(time.process_time() - cpu_s, 2),
+        round((clock.monotonic_us() - began_us) / 1e6, 2),
+        checks,
+    )
+
+
+async def _remove(installation: Installation) -> None:
+    """Removes topics and buckets; files go with their folder."""
+    names = [spec.name for spec in topics(installation.settings)]
+    try:
+        await installation.bus.delete_topics(names)
+        await installation.opened_series().drop()
+    finally:
+        await installation.close()
+
+
+class Selftest:
+    """One run on an installation that is started and its own."""
+
+    def __init__(
+        self, installation: Installation, source: Source, options: SelftestOptions, minutes: range
+    ) -> None:
+        self._installation = installation
+        self._source = source
+        self._options = options
+        self._minutes = minutes
+        self._oracle: Oracle = make_oracle(source.inventory)
+        self._workers: list[StoreWorker] = [installation.worker() for _ in range(options.workers)]
+        self._sent: dict[str, int] = {}
+
+    @property
+    def gpu_samples(self) -> int:
+        """GPU-samples that the workers took in."""
+        boards = [board for board in self._installation.boards if board.role == "store"]
+        return int(sum(board.total("gpu_samples") for board in boards))
+
+    async def run(self) -> list[Check]:
+        """The checks."""
+        await self._flow()
+        kind = self._options.sabotage
+        series = self._installation.opened_series()
+        nodes = sorted(self._sent)
+        if kind in sabotage.BEFORE_BOOKS:
+            await sabotage.damage_minutes(kind, series, self._minutes, nodes[0])
+        books = self._installation.books()
+        await books.finish()
+        await books.close()
+        if kind in sabotage.AFTER_BOOKS:
+            await sabotage.swap_tenant(self._installation.opened_database())
+        return await self._compare(nodes)
+
+    async def _flow(self) -> None:
+        """Everything from the source into the store, committed."""
+        prefix = self._installation.settings.topic_prefix
+        producer = TellingProducer(
+            self._installation.bus.producer(), self._oracle, prefix + GPU, prefix + ALLOC
+        )
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers:
+                group.create_task(worker.run(stop))
+            await producer.start()
+            try:
+                await self._source.run(producer, asyncio.Event())
+            finally:
+                await producer.stop()
+            await self._drained()
+            stop.set()
+        self._sent = producer.sent
+
+    async def _drained(self) -> None:
+        """Until the workers together have all partitions and have committed all of them."""
+        partitions = self._installation.settings.gpu_partitions
+        while True:
+            behind = [await worker.behind() for worker in self._workers]
+            if sum(len(one) for one in behind) == partitions and not any(
+                lag for one in behind for lag in one.values()
+            ):
+                return
+            for worker in self._workers:
+                await worker.flush()
+            await self._installation.clock.sleep(0.1)
+
+    async def _compare(self, nodes: list[str]) -> list[Check]:
+        series, inventory = self._installation.opened_series(), self._source.inventory
+        stored = await compare.stored_minutes(series, nodes, self._minutes)
+        checks = compare.minute_checks(self._oracle, stored)
+        truth = self._oracle.finish()
+        sent = sum(self._sent.values())
+        rejected = sum(truth.rejected.values())
+        checks.append(compare.same("records sent", sent, sum(truth.samples.values()) + rejected))
+        checks += await compare.sample_checks(series, truth.samples, self._minutes)
+        dead = sum(
+            int(board.total("dead_letters"))
+            for board in self._installation.boards
+            if board.role == "store"
+        )
+        checks.append(compare.same("records refused", rejected, dead))
+        hours = compare.hours_of(self._minutes)
+        ledger = await self._installation.usage().rows(hours)
+        rows = {tuple(key): row for key, row in truth.rows.items()}
+        checks += compare.ledger_checks(rows, ledger)
+        installed = sum(inventory.gpus(hour * HOUR_US) * HOUR_US for hour in hours)
+        checks.append(compare.installed_check(ledger, installed))
+        return checks
