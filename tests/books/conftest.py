@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from books_postgres import postgres
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from pipeline.books.database import Database
 
