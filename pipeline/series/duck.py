@@ -57,7 +57,7 @@ class DuckStore:
         self,
         path: Path | str,
         *,
-        memory_limit_mb: int = 160,
+        memory_limit_mb: int = 128,
         budget_bytes: int = 20 * _GIB,
         threads: int = 1,
     ) -> None:
@@ -104,8 +104,11 @@ class DuckStore:
         stored = 0
         for samples in batch.raw:
             if len(samples):
-                node = self._file.node_ids(cursor, samples.nodes, samples.node)
-                self._file.append(cursor, "raw", dc.raw_columns(samples, node))
+                # A GPU's samples side by side: reading one then touches a tenth of the blocks.
+                order = np.lexsort((samples.time_us, samples.slot, samples.node))
+                ordered = select_raw(samples, order)
+                node = self._file.node_ids(cursor, ordered.nodes, ordered.node)
+                self._file.append(cursor, "raw", dc.raw_columns(ordered, node))
                 stored += len(samples)
         if batch.minutes is not None and len(batch.minutes):
             node = self._file.node_ids(cursor, batch.minutes.nodes, batch.minutes.node)

@@ -7,8 +7,7 @@ Buckets `PREFIX_raw` (measurement `gpu`) and `PREFIX_minutes` (`gpu_minute`,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from collectors.contract.identity import slot_text
 from pipeline.series import lines, minute_fields
 from pipeline.series.columns import select_masks, select_parts, select_raw
 from pipeline.series.influx_columns import masks_of, parts_of, place_of, samples_of
-from pipeline.series.influx_wire import InfluxWire
+from pipeline.series.influx_query import MOST_BOUND, Where, quoted, rfc3339, select
+from pipeline.series.influx_wire import BucketGoneError, InfluxWire
 from pipeline.series.port import (
     MinuteParts,
     NodeMasks,
@@ -30,38 +30,7 @@ from pipeline.series.port import (
 )
 
 _DAY_S = 86_400
-_LAST_NS = 2**63 - 1_000_000
 _REQUESTS_IN_FLIGHT = 2
-_MOST_BOUND = 200
-"""Nodes or slots named in a query; for more all are read and chosen from here."""
-
-
-class _Where:
-    """Conditions of a query; whatever is not ours is a bound parameter."""
-
-    def __init__(self) -> None:
-        self.conditions: list[str] = []
-        self.bound: dict[str, str] = {}
-
-    def between(self, from_ns: int, to_ns: int) -> _Where:
-        """from_ns ≤ time < to_ns, as far as the server knows time."""
-        first, end = (max(0, min(_LAST_NS, int(bound))) for bound in (from_ns, to_ns))
-        self.conditions += [f"time >= {first}", f"time < {end}"]
-        return self
-
-    def minutes(self, from_minute: int, to_minute: int) -> _Where:
-        """from_minute ≤ minute < to_minute."""
-        return self.between(from_minute * lines.MINUTE_NS, to_minute * lines.MINUTE_NS)
-
-    def one_of(self, tag: str, values: Sequence[str] | None) -> _Where:
-        """The tag has one of the values; None, or more than a query bears, is no condition."""
-        if values is None or len(values) > _MOST_BOUND:
-            return self
-        bound = {f"{tag}{index}": value for index, value in enumerate(values)}
-        self.bound |= bound
-        either = " OR ".join(f"{tag} = ${name}" for name in bound)
-        self.conditions.append(f"({either})" if bound else "time < 0 AND time > 0")
-        return self
 
 
 class InfluxStore:
@@ -105,13 +74,20 @@ class InfluxStore:
                 if len(sending) >= _REQUESTS_IN_FLIGHT:
                     done, sending = await asyncio.wait(sending, return_when="FIRST_COMPLETED")
                     refused += [one for task in done for one in task.result()]
-                sending.add(asyncio.create_task(asyncio.to_thread(self._wire.write, *block)))
+                sending.add(asyncio.create_task(asyncio.to_thread(self._send, *block)))
             refused += [one for task in sending for one in await task]
         finally:
             await asyncio.gather(*sending, return_exceptions=True)
         rows = sum(map(len, batch.raw))
         rows += sum(len(part) for part in (batch.minutes, batch.masks) if part is not None)
         return WriteResult(rows - len(refused), tuple(refused))
+
+    def _send(self, bucket: str, body: bytes) -> list[Refused]:
+        try:
+            return self._wire.write(bucket, body)
+        except BucketGoneError:
+            self._wire.create_bucket(bucket, self._buckets[bucket] * _DAY_S)
+            raise
 
     def _blocks(self, batch: WriteBatch, refused: list[Refused]) -> Iterator[tuple[str, bytes]]:
         """Requests, rendered one at a time; rows that no line can say go to `refused`."""
@@ -135,9 +111,9 @@ class InfluxStore:
         return ((self._minute_bucket, bytes(block.lines)) for block in blocks)
 
     async def _query(
-        self, bucket: str, select: str, where: _Where, columns: Mapping[str, type], rest: str = ""
+        self, bucket: str, selected: str, where: Where, columns: Mapping[str, type], rest: str = ""
     ) -> dict[str, Any]:
-        query = " ".join((select, "WHERE", " AND ".join(where.conditions), rest))
+        query = " ".join((selected, "WHERE", " AND ".join(where.conditions), rest))
         return await asyncio.to_thread(self._wire.query, bucket, query, where.bound, columns)
 
     async def minutes(
@@ -158,10 +134,10 @@ class InfluxStore:
             kind = int if metric.kind is Kind.COUNTER else float
             columns |= dict.fromkeys(minute_fields.field_names(metric), kind)
             columns[f"{metric.name}_t"] = int
-        where = _Where().minutes(from_minute, to_minute).one_of("node", nodes)
+        where = Where().minutes(from_minute, to_minute).one_of("node", nodes)
         where.one_of("slot", None if slots is None else [slot_text(slot) for slot in slots])
         found = await self._query(
-            self._minute_bucket, _select(_quoted(columns), "gpu_minute"), where, columns
+            self._minute_bucket, select(quoted(columns), "gpu_minute"), where, columns
         )
         parts = await asyncio.to_thread(parts_of, found, metrics)
         if nodes is not None:
@@ -176,10 +152,10 @@ class InfluxStore:
             raise ValueError(f"{counter} is not a counter")
         span = (minute - reach, minute) if before else (minute, minute + reach + 1)
         choose = "last" if before else "first"
-        select = _select([f'{choose}("{counter}_v0")'], "gpu_minute")
-        where = _Where().minutes(*span).one_of("node", nodes)
+        selected = select([f'{choose}("{counter}_v0")'], "gpu_minute")
+        where = Where().minutes(*span).one_of("node", nodes)
         found = await self._query(
-            self._minute_bucket, select, where, {"tags": str}, "GROUP BY node, slot"
+            self._minute_bucket, selected, where, {"tags": str}, "GROUP BY node, slot"
         )
         wanted = set(nodes)
         places = [place_of(tags) for tags in found["tags"]]
@@ -193,9 +169,9 @@ class InfluxStore:
     ) -> NodeMasks:
         """All masks of the minutes, unmerged."""
         columns = {"node": str} | dict.fromkeys(lines.MASK_FIELDS, int)
-        where = _Where().minutes(from_minute, to_minute).one_of("node", nodes)
+        where = Where().minutes(from_minute, to_minute).one_of("node", nodes)
         found = await self._query(
-            self._minute_bucket, _select(_quoted(columns), "node_minute"), where, columns
+            self._minute_bucket, select(quoted(columns), "node_minute"), where, columns
         )
         masks = masks_of(found)
         return masks if nodes is None else select_masks(masks, _among(masks, nodes))
@@ -213,11 +189,9 @@ class InfluxStore:
         chosen = _chosen(metrics)
         columns: dict[str, type] = {"slot": str, "origin": str}
         columns |= {m.name: int if m.kind is Kind.COUNTER else float for m in chosen}
-        where = _Where().between(from_us * 1_000, to_us * 1_000).one_of("node", [node])
+        where = Where().between(from_us * 1_000, to_us * 1_000).one_of("node", [node])
         where.one_of("slot", None if slots is None else [slot_text(slot) for slot in slots])
-        found = await self._query(
-            self._raw_bucket, _select(_quoted(columns), "gpu"), where, columns
-        )
+        found = await self._query(self._raw_bucket, select(quoted(columns), "gpu"), where, columns)
         samples = samples_of(found, node, chosen)
         return samples if slots is None else select_raw(samples, _has_slot(samples, slots))
 
@@ -225,14 +199,14 @@ class InfluxStore:
         """Event time of the newest raw sample, None when there is none."""
         if nodes is None:
             return await self._latest_us(None)
-        some = (nodes[at : at + _MOST_BOUND] for at in range(0, len(nodes), _MOST_BOUND))
+        some = (nodes[at : at + MOST_BOUND] for at in range(0, len(nodes), MOST_BOUND))
         newest = [await self._latest_us(few) for few in some]
         return max((time_us for time_us in newest if time_us is not None), default=None)
 
     async def _latest_us(self, nodes: Sequence[str] | None) -> int | None:
-        where = _Where().between(0, _LAST_NS).one_of("node", nodes)
+        where = Where().since_ever().one_of("node", nodes)
         found = await self._query(
-            self._raw_bucket, _select("*", "gpu"), where, {}, "ORDER BY time DESC LIMIT 1"
+            self._raw_bucket, select("*", "gpu"), where, {}, "ORDER BY time DESC LIMIT 1"
         )
         return int(found["time"][0]) // 1_000 if len(found["time"]) else None
 
@@ -246,7 +220,7 @@ class InfluxStore:
         predicate = f'_measurement="gpu_minute" AND node="{name}"'
         if slot is not None:
             predicate += f' AND slot="{slot_text(slot)}"'
-        start, stop = _rfc3339(from_minute * 60), _rfc3339(to_minute * 60 - 1, ".999999999")
+        start, stop = rfc3339(from_minute * 60), rfc3339(to_minute * 60 - 1, ".999999999")
         await asyncio.to_thread(self._wire.delete, self._minute_bucket, start, stop, predicate)
 
     async def delete_before(self, raw_us: int, minutes_us: int) -> None:
@@ -282,14 +256,6 @@ def _chosen(names: Sequence[str] | None, kind: Kind | None = None) -> list[Metri
     ]
 
 
-def _quoted(columns: Iterable[str]) -> list[str]:
-    return [f'"{column}"' for column in columns]
-
-
-def _select(columns: Iterable[str], measurement: str) -> str:
-    return " ".join(("SELECT", ", ".join(columns), "FROM", measurement))
-
-
 def _among(rows: MinuteParts | NodeMasks, nodes: Sequence[str]) -> NDArray[np.bool_]:
     wanted = set(nodes)
     return np.array([name in wanted for name in rows.nodes] or [False], np.bool_)[rows.node]
@@ -297,8 +263,3 @@ def _among(rows: MinuteParts | NodeMasks, nodes: Sequence[str]) -> NDArray[np.bo
 
 def _has_slot(rows: MinuteParts | RawSamples, slots: Sequence[int]) -> NDArray[np.bool_]:
     return np.isin(rows.slot, np.array(slots, np.uint64))
-
-
-def _rfc3339(seconds: int, fraction: str = "") -> str:
-    when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when:%Y-%m-%dT%H:%M:%S}{fraction}Z"

@@ -40,6 +40,10 @@ _DROPPED = re.compile(r"dropped=(\d+)")
 _SPLIT = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 
 
+class BucketGoneError(StoreUnavailableError):
+    """Somebody deleted the bucket; it can be made again."""
+
+
 class InfluxWire:
     """One server, one organisation, one token."""
 
@@ -148,7 +152,7 @@ class InfluxWire:
                 self._post(bucket, body)
             except ApiException as error:
                 if _status(error) == HTTPStatus.NOT_FOUND:
-                    raise StoreUnavailableError(f"the bucket {bucket!r} is gone") from None
+                    raise BucketGoneError(f"the bucket {bucket!r} is gone") from None
                 bad, rest = _sorted_out(
                     error, body.splitlines(), last=request > _REQUESTS_FOR_REFUSED
                 )
