@@ -108,7 +108,7 @@ def _setting_row(item: Setting) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return ""
     if value == default_data():
         return f"`{_PLACE}`"

@@ -55,6 +55,12 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
         "127.0.0.1"
     )
     port: Annotated[int, setting("Port to listen on; 0 takes a free one.", ge=0, le=65_535)] = 8080
+    require_login: Annotated[
+        bool, setting("Whether loopback needs a login too: for a proxy on this machine.")
+    ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...], setting("Names by which browsers may ask for us through a proxy.")
+    ] = ()
     site: Annotated[
         str | None, setting("`site.toml` of the centre, or the name of a simulated site.")
     ] = None

@@ -256,8 +256,11 @@ def _secrets_read(given: dict[str, _Given], settings: Mapping[str, Setting]) -> 
 
 def _converted(item: Setting, given: _Given) -> Any:
     value = given.value
-    if not given.typed and isinstance(value, str) and value.strip().lower() in {"", "none", "auto"}:
-        value = None if item.default is None else value
+    if not given.typed and isinstance(value, str):
+        if item.default is None and value.strip().lower() in {"", "none", "auto"}:
+            value = None
+        elif isinstance(item.default, tuple):
+            value = [part.strip() for part in value.split(",") if part.strip()]
     try:
         converted: Any = msgspec.convert(value, item.type, strict=given.typed, dec_hook=_path_hook)
     except msgspec.ValidationError as error:
@@ -285,6 +288,7 @@ _WORDS = {
     "str": "text in quotes",
     "null": "leave it out",
     "Path": "a path in quotes",
+    "array": "a list of texts",
 }
 
 

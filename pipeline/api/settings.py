@@ -49,6 +49,8 @@ class ApiSettings:
             host=settings.host,
             password_hash=settings.password_hash,
             token_sha256=digest,
+            require_login=settings.require_login,
+            allowed_hosts=settings.allowed_hosts,
             history_minutes=settings.live_history_min,
             raw_keep_s=settings.raw_keep_days * 24 * 3600,
         )

@@ -119,6 +119,15 @@ def test_auto_and_empty_mean_the_default() -> None:
     assert (found.raw_interval_for(1_000), found.raw_interval_for(1_001)) == (1.0, 10.0)
 
 
+def test_lists(tmp_path: Path) -> None:
+    environ = {"PETAWATCH_ALLOWED_HOSTS": "a.example, b.example"}
+    assert load(Settings, environ=environ).allowed_hosts == ("a.example", "b.example")
+    assert load(Settings, environ={"PETAWATCH_ALLOWED_HOSTS": ""}).allowed_hosts == ()
+    (tmp_path / "c.toml").write_text('allowed_hosts = ["c"]\n')
+    assert load(Settings, environ={}, file=tmp_path / "c.toml").allowed_hosts == ("c",)
+    assert "a list of texts" in refused(text='allowed_hosts = "c"', folder=tmp_path)
+
+
 def test_addresses_lie_in_the_data_folder(tmp_path: Path) -> None:
     found = load(Settings, environ={}, options={"data": str(tmp_path)})
     assert found.bus == f"sqlite:///{tmp_path}/bus.db"
