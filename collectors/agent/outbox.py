@@ -13,6 +13,7 @@ from collectors.kit.clock import Clock
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
+_DRAIN_SPOOL_US = 5_000_000
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 30.0
 
 
@@ -62,7 +63,7 @@ class Outbox:
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Passes messages on until `stop`, then makes one last attempt with what waits."""
+        """Passes messages on until `stop`, then drains."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -73,15 +74,24 @@ class Outbox:
                     await self._pass_spool_on()
                 if not self._ready():
                     await self._idle(stopping)
-            self._retry_us = 0
-            while self._fresh and self._away_s() <= 0:
-                await self._pass_on()
-            if self._fresh:
-                self._count_dropped(len(self._fresh), "stopped")
-                self._fresh.clear()
+            await self._drain()
         finally:
             stopping.cancel()
         _log.info("outbox_closed counts=%s", self.counts)
+
+    async def _drain(self) -> None:
+        """One last attempt with what waits, and with the spool for as long as stopping may take."""
+        until_us = self._clock.monotonic_us() + _DRAIN_SPOOL_US
+        self._retry_us = 0
+        while self._fresh and self._away_s() <= 0:
+            await self._pass_on()
+        if self._fresh:
+            self._count_dropped(len(self._fresh), "stopped")
+            self._fresh.clear()
+        while not self._spool_empty and self._away_s() <= 0:
+            if self._clock.monotonic_us() > until_us:
+                break
+            await self._pass_spool_on()
 
     def _away_s(self) -> float:
         return (self._retry_us - self._clock.monotonic_us()) / 1e6
