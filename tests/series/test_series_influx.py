@@ -211,6 +211,31 @@ async def test_a_server_that_stalls_is_unavailable(influx: Influx, gate: Gate) -
         assert (await store.write(WriteBatch(minutes=parts))).stored == len(parts)
 
 
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Error", "503 Unavailable"])
+async def test_a_server_that_is_too_busy_is_unavailable(influx: Influx, status: str) -> None:
+    """The real one cannot be made to say so at will."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = InfluxStore(f"http://127.0.0.1:{port}", influx.token, influx.org, timeout_s=5.0)
+    with pytest.raises(StoreUnavailableError, match=status[:3]) as failure:
+        await store.start()
+    assert influx.token not in str(failure.value)
+    with pytest.raises(StoreUnavailableError):
+        await store.write(WriteBatch(minutes=unique_parts(8, 5, first_minute=now_minute())))
+    with pytest.raises(StoreUnavailableError):
+        await store.latest_us()
+    await store.close()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_a_bucket_that_went_is_made_again_for_the_next_attempt(store: InfluxStore) -> None:
     parts = unique_parts(5, 10, first_minute=now_minute())
     await store.drop()

@@ -102,6 +102,9 @@ def test_blocks_hold_what_the_server_takes_best() -> None:
     blocks = list(lines.raw_blocks(samples))
     assert [block.rows for block in blocks] == [5_000, 5_000, 2_000]
     assert all(bytes(block.lines).count(b"\n") == block.rows for block in blocks)
+    parts = random_parts(4, 4_500, counters=("gflop",), gauges=("power_w",), absent=0.0)
+    assert [block.rows for block in lines.part_blocks(parts)][-1] <= 2_000
+    assert sum(block.rows for block in lines.part_blocks(parts)) == 4_500
 
 
 numbers = st.floats(-(2.0**40), 2.0**40, width=32)
