@@ -1,0 +1,2 @@
+// In a file, because the document has no inline scripts.
+var renderer = new DashRenderer();

@@ -1,0 +1,105 @@
+"""What happens on the Node page when someone picks, zooms or waits.
+
+Every callback is a coroutine: a plain function would run on the event loop
+and hold up every viewer's frames while it waits for the API.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dash import Dash, Input, Output, State, ctx, no_update
+from dash.exceptions import PreventUpdate
+
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.figures import metrics_of, node_figure, panels
+from dashboard.node_page import address
+from dashboard.words import count
+
+Json = dict[str, Any]
+
+
+def add_node_callbacks(dash: Dash, api: ApiClient) -> None:
+    """Registers the callbacks on `dash`, asking `api`."""
+
+    @dash.callback(
+        Output("pw-url", "pathname"),
+        Input("nd-picker", "value"),
+        State("nd-node", "data"),
+        prevent_initial_call=True,
+    )
+    async def pick_node(name: str | None, node: Json) -> str:  # pyright: ignore[reportUnusedFunction]
+        if not name or name == node["name"]:
+            raise PreventUpdate
+        return address(name)
+
+    @dash.callback(
+        Output("nd-window", "data"),
+        Input("nd-range", "value"),
+        Input("nd-charts", "relayoutData"),
+        prevent_initial_call=True,
+    )
+    async def pick_window(minutes: int, relayout: Json | None) -> Json:  # pyright: ignore[reportUnusedFunction]
+        if ctx.triggered_id == "nd-range":
+            return {"minutes": minutes}
+        return zoomed(relayout or {}, minutes)
+
+    @dash.callback(
+        Output("nd-charts", "figure"),
+        Output("nd-said", "children"),
+        Output("nd-graph", "hidden"),
+        Output("nd-status", "children"),
+        Input("nd-window", "data"),
+        Input("nd-tick", "n_intervals"),
+        State("nd-node", "data"),
+    )
+    async def draw(window: Json, _ticks: int | None, node: Json) -> tuple[Any, ...]:  # pyright: ignore[reportUnusedFunction]
+        if ctx.triggered_id == "nd-tick" and "minutes" not in window:
+            raise PreventUpdate
+        try:
+            return await _drawn(api, window, node)
+        except ApiError as error:
+            return no_update, str(error), True, ""
+
+
+def zoomed(relayout: Json, minutes: int) -> Json:
+    """The window after a zoom; raises PreventUpdate when the axis has not moved."""
+    if relayout.get("xaxis.autorange"):
+        return {"minutes": minutes}
+    start, end = relayout.get("xaxis.range[0]"), relayout.get("xaxis.range[1]")
+    if start is None or end is None:
+        raise PreventUpdate
+    return {"from": _moment(str(start)), "to": _moment(str(end))}
+
+
+def _moment(text: str) -> str:
+    """ISO 8601 in UTC of what Plotly writes: `2026-11-24 05:50:12.1234`, rounded to ms."""
+    moment = datetime.fromisoformat(text[:26].replace(" ", "T")).replace(tzinfo=UTC)
+    return _iso(moment)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _window(api: ApiClient, window: Json) -> tuple[str, str]:
+    """First and last moment: the newest sample ends a range, not the reader's clock."""
+    if "minutes" not in window:
+        return window["from"], window["to"]
+    newest = (await api.get("/live")).get("time")
+    if newest is None:
+        raise ApiError("There are no samples yet.")
+    end = datetime.fromisoformat(str(newest))
+    return _iso(end - timedelta(minutes=window["minutes"])), _iso(end + timedelta(milliseconds=1))
+
+
+async def _drawn(api: ApiClient, window: Json, node: Json) -> tuple[Any, ...]:
+    start, end = await _window(api, window)
+    answer = await api.series(node["name"], metrics_of(panels()), start, end)
+    if not any(series["time_us"] for series in answer["series"]):
+        return no_update, "There are no samples of this node in this range.", True, ""
+    figure = node_figure(answer, node["slots"], (start, end))
+    most = max(len(series["time_us"]) for series in answer["series"])
+    words = {"raw": "every sample", "minute": "by minute"}.get(answer["resolution"], "")
+    return figure, "", False, f"{words}, {count(most, 'point')} per line"
