@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 T = TypeVar("T")
 _BUSY_S = 30
 _UPGRADE_LOCK = 7_382_641
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+}
 
 
 class BooksSetupError(RuntimeError):
@@ -121,6 +129,9 @@ def _one_snapshot(connection: Connection) -> None:
 
 def _is_passing(error: DBAPIError) -> bool:
     """Whether trying again may help: a busy or absent database, not a wrong statement."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _PASSING
     return type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 

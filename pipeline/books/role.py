@@ -164,7 +164,7 @@ class Books:
 
         await AsyncRetrying(
             retry=retry_if_exception_type(_AWAY),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             stop=lambda _: stop.is_set(),
             sleep=self._clock.sleep,
             before_sleep=say,
@@ -206,6 +206,7 @@ class Books:
 
     async def _cycle(self) -> None:
         reached = await self._reached_us()
+        self._board.add("books_cycles")
         if reached is None:
             return
         until_us = (reached - int(self._settings.margin_s * 1e6)) // _SECOND_US * _SECOND_US
