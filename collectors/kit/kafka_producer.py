@@ -17,7 +17,6 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     PolicyViolationError,
-    ProducerClosed,
     RecordListTooLargeError,
 )
 from aiokafka.producer import AIOKafkaProducer
@@ -40,6 +39,7 @@ _REFUSALS = (
 """The broker's words for a record that it will never take."""
 
 _ADDRESS = re.compile(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+_GRACE_S = 0.5
 _Batch = list[Message]
 _Queues = dict[tuple[str, int], deque[_Batch]]
 
@@ -190,14 +190,14 @@ class KafkaProducer:
         client, self._client = self._client, None
         if client is None:
             return
+        # The client's own stop would wait until its batches are delivered.  What
+        # the sender has in flight ends at a second cancellation, the time-out's.
+        client._closed = True  # noqa: SLF001
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(_GRACE_S):
+                await client._sender.close()  # noqa: SLF001
         with suppress(KafkaError, OSError):
             await client.client.close()
-        with suppress(KafkaError):
-            # Without this, stop would wait for batches that nobody delivers any more.
-            await client._sender.close()  # noqa: SLF001
-        client._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
-        with suppress(KafkaError):
-            await client.stop()
 
 
 def open_producer(url: str) -> KafkaProducer:

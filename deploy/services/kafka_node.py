@@ -83,7 +83,7 @@ def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings
         return docker_run(_container(port), "Kafka")
     if lacking := _lacking(needs_maven=not libs.is_dir()):
         raise MissingError(
-            f"Kafka: {' and '.join(lacking)} missing, and no Docker engine answers."
+            f"Kafka: {', '.join(lacking)} missing, and no Docker engine answers."
             f" On Debian: apt-get install {' '.join(_PACKAGES)}; or give PETAWATCH_BUS=kafka://HOST:PORT."
         )
     if not libs.is_dir():
@@ -101,8 +101,8 @@ def _libs(cache: Path) -> Path:
 
 
 def _lacking(*, needs_maven: bool = True) -> list[str]:
-    lacking = [] if _java_version() >= 17 else ["Java 17 or later is"]
-    return lacking + (["Maven is"] if needs_maven and shutil.which("mvn") is None else [])
+    lacking = [] if _java_version() >= 17 else ["Java 17 or later"]
+    return lacking + (["Maven"] if needs_maven and shutil.which("mvn") is None else [])
 
 
 def _java_version() -> int:

@@ -7,8 +7,10 @@ from collectors.kit.clock import Clock
 from collectors.kit.sqlite_log import SqliteBus, path_of
 
 
-def open_bus(url: str, clock: Clock) -> Bus:
+def open_bus(url: str, clock: Clock, *, session_timeout_s: float = 10.0) -> Bus:
     """The bus behind a URL, not connected yet.  Raises ValueError that says what to write.
+
+    `session_timeout_s` is when Kafka gives a silent member's partitions away.
 
     The Kafka client is imported only where a URL names it.
     """

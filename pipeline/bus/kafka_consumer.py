@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
@@ -27,6 +26,7 @@ from collectors.contract.bus import (
 )
 from collectors.kit.spans import Spans
 from pipeline.bus.kafka_admin import require_topics
+from pipeline.bus.kafka_client import Listener, close, reason
 from pipeline.bus.kafka_records import columns
 from pipeline.bus.kafka_search import first_at_or_after
 
@@ -88,16 +88,16 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(self._join_timeout_s):
                 if self._group:
-                    self._client.subscribe(self._topics, listener=_Listener(self))
+                    listener = Listener(self.revoke, self.assign)
+                    self._client.subscribe(self._topics, listener=listener)
                 await self._client.start()
                 if not self._group:
                     await self.assign()
                 await self._ready.wait()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
-            raise BusUnavailableError(
-                f"cannot read {', '.join(self._topics)}: {_reason(error)}"
-            ) from error
+            names = ", ".join(self._topics)
+            raise BusUnavailableError(f"cannot read {names}: {reason(error)}") from error
         self._raise_failure()
 
     async def revoke(self) -> None:
@@ -189,7 +189,7 @@ class KafkaConsumer:
             # The client forgot a position, as when it sees new partitions; it is kept here.
             self._reposition(error.args)
         except KafkaError as error:
-            raise BusUnavailableError(_reason(error)) from error
+            raise BusUnavailableError(reason(error)) from error
         return {}
 
     async def _skip(self, out_of_range: Mapping[TopicPartition, int]) -> None:
@@ -233,7 +233,7 @@ class KafkaConsumer:
         except (CommitFailedError, IllegalStateError) as error:
             raise FencedError(str(error)) from error
         except (KafkaError, OSError, TimeoutError) as error:
-            raise BusUnavailableError(_reason(error)) from error
+            raise BusUnavailableError(reason(error)) from error
 
     async def committed(self, partition: Partition) -> int | None:
         """The group's committed offset.  Raises BusUnavailableError."""
@@ -267,7 +267,7 @@ class KafkaConsumer:
             async with asyncio.timeout(self._timeout_s):
                 return await question
         except (KafkaError, OSError, TimeoutError) as error:
-            raise BusUnavailableError(_reason(error)) from error
+            raise BusUnavailableError(reason(error)) from error
 
     def pause(self) -> None:
         """From now on `fetch` returns nothing, but keeps the member in its group."""
@@ -297,23 +297,4 @@ class KafkaConsumer:
         self._ready.clear()
         self._spans.assign({})
         if self._client is not None:
-            await self._client.stop()
-
-
-class _Listener(ConsumerRebalanceListener):
-    """The client's way to call a consumer; it tells both, also of empty assignments."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-
-    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> Any:  # noqa: ARG002
-        """What the client is to await."""
-        return self._consumer.revoke()
-
-    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> Any:  # noqa: ARG002
-        """What the client is to await."""
-        return self._consumer.assign()
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+            await close(self._client, self._timeout_s)

@@ -116,5 +116,9 @@ async def test_a_killed_broker_costs_time_and_nothing_else(broker: Broker) -> No
 
     await until(committed, 60.0)
     assert await consumer.committed(Partition("t", 0)) == 2
+
+    broker.kill()
+    begun_s = time.monotonic()
     await consumer.stop()
     await producer.stop()
+    assert time.monotonic() - begun_s < 6.0
