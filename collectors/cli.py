@@ -15,7 +15,7 @@ import click
 from collectors.contract.bus import BusUnavailableError
 from collectors.contract.source import BackendUnavailableError
 from collectors.kit import plugins
-from collectors.kit.config import ConfigError
+from collectors.kit.config import ConfigError, SetupError
 from collectors.kit.lifecycle import StageFailedError
 from collectors.kit.log import set_up_logging
 
@@ -31,7 +31,7 @@ HELP = {
     "up": "Runs everything in one process and shows it in the browser.",
 }
 """What `--help` says of a subcommand without importing it; a test compares them."""
-_REFUSED = (ConfigError, plugins.MissingPartError, BackendUnavailableError)
+_REFUSED = (ConfigError, SetupError, plugins.MissingPartError, BackendUnavailableError)
 
 
 class RefusedStartError(click.ClickException):

@@ -39,6 +39,11 @@ class ConfigError(ValueError):
     """A setting that cannot be used: where it stands and what to write instead."""
 
 
+class SetupError(RuntimeError):
+    """Something outside can never work as configured (a wrong token, a file that another
+    process has open); the message says what to do.  Parts raise subclasses."""
+
+
 class BadValueError(ValueError):
     """Raised by a struct's `__post_init__` for a value that is typed well and still impossible."""
 

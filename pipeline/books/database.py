@@ -15,6 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from collectors.kit.config import SetupError
+
 T = TypeVar("T")
 _BUSY_S = 30
 _UPGRADE_LOCK = 7_382_641
@@ -27,7 +29,7 @@ _PASSING = {
 }
 
 
-class BooksSetupError(RuntimeError):
+class BooksSetupError(SetupError):
     """The books can never be opened as configured; the message says what to do."""
 
 

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from collectors.kit.config import SetupError
+
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -146,7 +148,7 @@ class StoreUnavailableError(ConnectionError):
     """The store cannot take or answer anything now; try again later."""
 
 
-class StoreSetupError(RuntimeError):
+class StoreSetupError(SetupError):
     """The store can never work as configured (wrong token, a file that another
     process has open); the message says what to do."""
 

@@ -16,7 +16,7 @@ from collectors import cli
 from collectors.contract.bus import BusUnavailableError
 from collectors.contract.source import BackendUnavailableError
 from collectors.kit import plugins
-from collectors.kit.config import ConfigError
+from collectors.kit.config import ConfigError, SetupError
 from collectors.kit.lifecycle import StageFailedError
 
 HEAVY = (
@@ -89,6 +89,7 @@ def failed_stage(error: Exception) -> StageFailedError:
     [
         (ConfigError("write this"), 2),
         (plugins.MissingPartError("install that"), 2),
+        (SetupError("the token is wrong"), 2),
         (BackendUnavailableError("no driver"), 2),
         (BusUnavailableError("nobody at kafka:9092"), 1),
         (failed_stage(BackendUnavailableError("no driver")), 2),
