@@ -11,7 +11,6 @@ def open_bus(url: str, clock: Clock, *, session_timeout_s: float = 10.0) -> Bus:
     """The bus behind a URL, not connected yet.  Raises ValueError that says what to write.
 
     `session_timeout_s` is when Kafka gives a silent member's partitions away.
-
     The Kafka client is imported only where a URL names it.
     """
     if url.startswith("sqlite:"):
@@ -20,5 +19,5 @@ def open_bus(url: str, clock: Clock, *, session_timeout_s: float = 10.0) -> Bus:
         from collectors.kit.kafka_producer import brokers_of  # noqa: PLC0415
         from pipeline.bus.kafka import KafkaBus  # noqa: PLC0415
 
-        return KafkaBus(brokers_of(url), clock=clock)
+        return KafkaBus(brokers_of(url), clock=clock, session_timeout_s=session_timeout_s)
     raise ValueError(f"bus {url!r}: write sqlite:///PATH or kafka://HOST:PORT[,HOST:PORT]")
