@@ -8,7 +8,14 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from pipeline.api import models
-from pipeline.api.deps import Api, Served, UsageReader, UsageResolution, json_response
+from pipeline.api.deps import (
+    Api,
+    Served,
+    UsageReader,
+    UsageResolution,
+    json_response,
+    origin_name,
+)
 from pipeline.api.problems import ProblemError
 from pipeline.api.ranges import DAY_US, parse_time, time_text
 
@@ -43,7 +50,8 @@ async def usage(
     except ValueError as error:
         raise ProblemError(422, str(error)) from error
     body = {"from": time_text(from_us), "to": time_text(to_us), "by": by, "resolution": resolution}
-    return json_response({**body, "rows": list(rows)})
+    named = [{**row, "origin": origin_name(row["origin"])} for row in rows]
+    return json_response({**body, "rows": named})
 
 
 @router.get("/allocations", response_model=models.Allocations, summary="Who holds what")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.bus import Bus
 from collectors.contract.inventory import Inventory
+from collectors.contract.record import Origin
 from collectors.contract.topics import Allocation
 from collectors.kit.clock import Clock
 from pipeline.api.auth import Access
@@ -35,7 +36,10 @@ class UsageReader(Protocol):
     async def usage(
         self, from_us: int, to_us: int, *, by: Sequence[str], resolution: UsageResolution
     ) -> Sequence[Mapping[str, Any]]:
-        """Sums of the ledger's rows by the keys named (`tenant`, `project`, …)."""
+        """Sums of the ledger's rows by the keys named (`tenant`, `project`, …) and by `origin`.
+
+        Raises ValueError for a key that is none.
+        """
         ...
 
     async def allocations(self, at_us: int) -> Sequence[Allocation]:
@@ -143,6 +147,11 @@ async def api_of(request: Request) -> Api:
 
 
 Served = Annotated[Api, Depends(api_of)]
+
+
+def origin_name(origin: int) -> str:
+    """How an origin is written; `none` where nothing was seen."""
+    return Origin(origin).name.lower() if origin else "none"
 
 
 def json_response(body: Any) -> Response:

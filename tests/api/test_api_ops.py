@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -33,6 +33,12 @@ from pipeline import health
 from pipeline.api import prometheus
 from pipeline.api.fleet import Latest, latest_of
 from pipeline.api.models import Allocations, Gpus, NodeDetail, PipelineHealth, Usage
+from pipeline.books import versions
+from pipeline.books.claims import Owner
+from pipeline.books.database import Database
+from pipeline.books.journal import HourStamp, Models, replace_hours
+from pipeline.books.queries import BooksReader
+from pipeline.books.rows import FIGURES, HOUR_US, LedgerRows
 from pipeline.series.port import GaugeSpan
 
 LINE = re.compile(r'([a-z_][a-z0-9_]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
@@ -201,25 +207,40 @@ def test_boards_count_from_many_threads(centre: Centre) -> None:
     assert again.key == b"health:store:1"
 
 
-class Books:
-    """What the books would say."""
+async def _fill(books: Database, now_us: int) -> None:
+    """The first node is a tenant's, and has an hour in the ledger."""
+    subjects = (Subject(NAMES[0]), Subject(NAMES[1], (slot_text(SLOTS[1]),)))
+    held = Allocation("slurm", "1", "Lantau Vision", "p", "12", subjects, now_us - 10, None)
+    hour = now_us // HOUR_US
+    figures = {name: np.array([7], np.int64) for name in FIGURES}
+    rows = LedgerRows(
+        (NAMES[0],), (Owner("tenant", "Lantau Vision", "p", "12"),), np.array([hour], np.int64),
+        np.zeros(1, np.int32), np.array(SLOTS[:1], np.uint64), np.zeros(1, np.int32),
+        np.full(1, 3, np.uint8), figures,
+    )  # fmt: skip
+    stamp = HourStamp(now_us, 0, now_us)
+    zone = ZoneInfo(inventory().time_zone)
+    await books.write(lambda one: versions.record(one, [(held, now_us)]))
+    await books.write(
+        lambda one: replace_hours(
+            one, rows, range(hour, hour + 1), stamp, Models(inventory()), zone
+        )
+    )
 
-    async def usage(
-        self, from_us: int, to_us: int, *, by: Sequence[str], resolution: str
-    ) -> Sequence[Mapping[str, Any]]:
-        """One row; refuses unknown keys as the books do."""
-        if set(by) - {"tenant", "project"}:
-            raise ValueError(f"usage cannot be summed by {by}")
-        return [{"tenant": "Lantau Vision", "active_us": to_us - from_us, "resolution": resolution}]
 
-    async def allocations(self, at_us: int) -> Sequence[Allocation]:
-        """The first node is a tenant's."""
-        subjects = (Subject(NAMES[0]), Subject(NAMES[1], (slot_text(SLOTS[1]),)))
-        return [Allocation("slurm", "1", "Lantau Vision", "p", "12", subjects, at_us - 10, None)]
+@pytest.fixture
+async def books(centre: Centre, tmp_path: Path) -> AsyncGenerator[Database]:
+    """The real books, known to the centre."""
+    database = Database(f"sqlite:///{tmp_path}/books.db")
+    await database.start()
+    await _fill(database, centre.clock.wall_us())
+    centre.books = BooksReader(database, inventory)
+    yield database
+    await database.close()
 
 
+@pytest.mark.usefixtures("books")
 async def test_gpus_now(centre: Centre) -> None:
-    centre.books = Books()
     app = centre.app()
     now_us = centre.clock.wall_us()
     await store(centre, minute_parts(now_us // MINUTE_US - 1, 2))
@@ -263,18 +284,24 @@ async def test_without_books_owners_come_from_the_frame(centre: Centre) -> None:
         assert (await client.get("/api/v1/allocations")).status_code == 503
 
 
+@pytest.mark.usefixtures("books")
 async def test_books_routes(centre: Centre) -> None:
-    centre.books = Books()
+    now_s = centre.clock.wall_us() // 10**6
     async with client_of(centre.app()) as client:
-        query = {"from": "2026-11-24T06:00:00Z", "to": "2026-11-24T07:00:00Z"}
-        body = (await client.get("/api/v1/usage", params=query)).json()
+        query = {"from": str(now_s - 3_600), "to": str(now_s + 3_600)}
+        body = (await client.get("/api/v1/usage", params={**query, "by": "tenant"})).json()
         Usage.model_validate(body)
-        assert body["rows"][0]["active_us"] == 3_600_000_000
-        held = (await client.get("/api/v1/allocations", params={"at": query["from"]})).json()
+        (row,) = body["rows"]
+        assert (row["tenant"], row["active_us"], row["origin"]) == ("Lantau Vision", 7, "simulated")
+        held = (await client.get("/api/v1/allocations", params={"at": str(now_s + 1)})).json()
         Allocations.model_validate(held)
         assert held["allocations"][0]["tenant"] == "Lantau Vision"
+        before = (await client.get("/api/v1/allocations", params={"at": "10"})).json()
+        assert before["allocations"] == []
         wrong = await client.get("/api/v1/usage", params={**query, "by": "colour"})
         assert wrong.status_code == 422
+        long = await client.get("/api/v1/usage", params={"from": "0", "to": query["to"]})
+        assert "1100 days" in long.json()["detail"]
 
 
 async def test_openapi_names_every_route(centre: Centre) -> None:
