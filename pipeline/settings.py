@@ -110,12 +110,6 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     live_history_min: Annotated[
         float, setting("Minutes of live figures kept for the charts.", ge=1, le=120)
     ] = 15.0
-    active_utilization: Annotated[
-        float, setting("GPU utilisation from which a GPU is active.", ge=0, le=1)
-    ] = 0.05
-    active_sm_activity: Annotated[
-        float, setting("SM activity from which one without utilisation is active.", ge=0, le=1)
-    ] = 0.01
     show_estimates: Annotated[
         bool, setting("Whether estimated FLOPS count in the headline where nothing is measured.")
     ] = False

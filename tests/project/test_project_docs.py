@@ -43,6 +43,13 @@ def test_every_metric_and_setting_has_its_row() -> None:
     assert settings == [item.name for item in describe(Settings)]
 
 
+def test_every_setting_is_heeded() -> None:
+    sources = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py")]
+    for item in describe(Settings):
+        heeded = re.compile(rf"\.{item.name}\b")
+        assert any(heeded.search(text) for text in sources), f"nothing reads {item.name}"
+
+
 def test_readme_lists_every_command_with_its_text() -> None:
     rows = re.findall(r"^\| `petawatch (\S+)` \| (.*) \|$", (ROOT / "README.md").read_text(),
                       re.MULTILINE)  # fmt: skip
