@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from collectors.contract.bus import Chunk, Consumer, Message, Producer, TopicSpec
+from collectors.contract.bus import (
+    BusUnavailableError,
+    Chunk,
+    Consumer,
+    Message,
+    Producer,
+    TopicSpec,
+)
 from collectors.contract.topics import EVENTS, GPU
 from collectors.kit.clock import Clock
 from collectors.kit.sqlite_log import SqliteBus
@@ -31,8 +38,12 @@ class Spool:
         self._pending: list[Chunk] = []
 
     async def open(self) -> None:
-        """Creates or opens the file.  Raises BusUnavailableError when another process has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        """Creates or opens the file.  Raises BusUnavailableError: it cannot be written, or another
+        process has it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BusUnavailableError(f"spool {self._path}: {error.strerror}") from error
         await self._bus.create_topics(
             [TopicSpec(name, 1, _KEEP_S, self._most_bytes) for name in self._topics]
         )

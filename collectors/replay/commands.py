@@ -95,21 +95,12 @@ def replay(
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
-    _tell_rejects(source)
     if to_stdout or bus is None:
         asyncio.run(_print(source))
     else:
         asyncio.run(_send(source, open_producer(bus)))
     if source.refused:
         raise click.ClickException(f"the bus refused {source.refused} records; see the log")
-
-
-def _tell_rejects(source: ReplaySource) -> None:
-    rejects = source.survey.rejects
-    for reason, count in sorted(rejects.counts.items()):
-        click.echo(
-            f"replay: {count:,} left out ({reason}), first {rejects.first[reason]}", err=True
-        )
 
 
 async def _print(source: ReplaySource) -> None:

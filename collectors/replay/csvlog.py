@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _UNIT = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<unit>[^\]]*)\])?$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 65_536
-_NOTHING: list[str] = []
+_HEADER_WITHIN = 20
 
 
 def open_text(path: Path) -> IO[str]:
@@ -36,7 +36,7 @@ def open_text(path: Path) -> IO[str]:
 
 
 def parse_time(text: str, zone: tzinfo) -> int:
-    """µs since 1970 of `2023/07/30 17:28:02.589`, ISO 8601, or seconds since 1970.
+    """µs since 1970 of `2023/07/30 17:28:02.589`, ISO 8601, or s or ms since 1970.
 
     `zone` holds where the text has none.  Raises ValueError.
     """
@@ -44,6 +44,8 @@ def parse_time(text: str, zone: tzinfo) -> int:
     if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
         whole, _, part = text.partition(".")
         return int(whole) * 1_000_000 + int(part[:6].ljust(6, "0"))
+    if re.fullmatch(r"\d{13}", text):
+        return int(text) * 1000
     moment = datetime.fromisoformat(text.replace("/", "-"))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
@@ -100,18 +102,35 @@ class CsvLog:
         with open_text(path) as file:
             # nvidia-smi quotes nothing, and one stray quote must not swallow the rows behind it.
             rows = csv.reader(_lines(file, path.name, rejects), quoting=csv.QUOTE_NONE)
-            header = self._learn(next(rows, _NOTHING), path)
-            for number, cells in enumerate(rows, start=2):
+            header, line = self._first_header(rows, path, rejects)
+            for number, cells in enumerate(rows, start=line + 1):
                 place = f"{path.name}:{number}"
                 try:
-                    if _is_header(cells):
-                        header = self._learn(cells, path)
-                    elif len(cells) == header.width:
+                    if len(cells) == header.width:
                         yield self._sample(header, cells, rejects, place)
-                    elif any(cell.strip() for cell in cells):
-                        rejects.add("columns", f"{place}: {len(cells)} of {header.width} cells")
+                        continue
+                    reason, text = "columns", f"{len(cells)} of {header.width} cells"
                 except ValueError as error:
-                    rejects.add("broken", f"{place}: {error}")
+                    reason, text = "broken", str(error)
+                if _is_header(cells):
+                    header = self._learn(cells, path)
+                elif any(cell.strip() for cell in cells):
+                    rejects.add(reason, f"{place}: {text}")
+
+    def _first_header(
+        self, rows: Iterator[list[str]], path: Path, rejects: Rejects
+    ) -> tuple[Header, int]:
+        """The header and its line; what stands before it (a shell's word, a blank) is passed over."""
+        first: list[str] = []
+        for number, cells in enumerate(rows, start=1):
+            if _is_header(cells):
+                return self._learn(cells, path), number
+            first = first or cells
+            if any(cell.strip() for cell in cells):
+                rejects.add("before the header", f"{path.name}:{number}")
+            if number >= _HEADER_WITHIN:
+                break
+        return self._learn(first, path), 1  # refused, with the first line as the reason
 
     def _learn(self, cells: Sequence[str], path: Path) -> Header:
         """The header, also of a log that was appended to another; unknown names are told once."""
@@ -152,7 +171,9 @@ class CsvLog:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    return bool(cells) and cells[0].strip().lower() in IDENTITY
+    """Whether a row names columns: the time must be among them."""
+    names = [cell.partition("[")[0].strip().lower() for cell in cells]
+    return any(IDENTITY.get(name) == "time" for name in names) and len(names) > 1
 
 
 def _lines(file: IO[str], name: str, rejects: Rejects) -> Iterator[str]:

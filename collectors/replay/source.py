@@ -78,6 +78,11 @@ class ReplaySource:
         self._progress = progress
         self._undated_us = None if keep_time else clock.wall_us()
         self.survey: Survey = recording.survey(undated_us=self._undated_us)
+        rejects = self.survey.rejects
+        for reason, count in sorted(rejects.counts.items()):
+            _log.warning(
+                "rows_left_out reason=%s count=%d first=%s", reason, count, rejects.first[reason]
+            )
         self.refused = 0
         """Records that the bus will never take."""
         self._assemblers: dict[str, NodeAssembler] = {}

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_values_agree_with_nvidia_smi(backend: NvmlBackend) -> None:
 
 def test_values_are_in_range_and_energy_grows(backend: NvmlBackend) -> None:
     before = [dict(device.read()) for device in backend.devices()]
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(1.2)"], check=True)
+    time.sleep(1.2)  # the counter is what is waited for, and it counts time
     for device, earlier in zip(backend.devices(), before, strict=True):
         values = device.read()
         for name, value in values.items():
@@ -77,7 +78,7 @@ def test_values_are_in_range_and_energy_grows(backend: NvmlBackend) -> None:
 def test_gpm_gives_activity_where_the_gpu_has_it(backend: NvmlBackend) -> None:
     for device in backend.devices():
         device.read()
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(0.5)"], check=True)
+    time.sleep(0.5)  # the length of the window
     for device in backend.devices():
         if any(name in device.labels.model for name in ("H100", "H200", "B200")):
             assert {"sm_activity", "tensor_activity", "dram_activity"} <= device.read().keys()

@@ -134,6 +134,16 @@ def test_catalogue_names_are_column_names() -> None:
     assert [name for _, name, _ in header.metrics] == ["tensor_activity", "energy_mj"]
 
 
+def test_what_stands_before_the_header_is_passed_over(tmp_path: Path) -> None:
+    samples, rejects = read_csv(
+        "\nnohup: ignoring input\ntimestamp,index,power.draw [W]\n1767225600123,0,100\n", tmp_path
+    )
+    assert [(sample.time_us, sample.values) for sample in samples] == [
+        (1_767_225_600_123_000, {"power_w": 100})
+    ]
+    assert rejects.counts == {"before the header": 1}
+
+
 @pytest.mark.parametrize("text", ["", "hello,world\n1,2\n", "timestamp,index\n", "power.draw\n3\n"])
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an nvidia-smi log"):
