@@ -6,7 +6,7 @@ in all its rows, so sets with different metrics join.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -186,6 +186,18 @@ def concat_raw(sets: Sequence[RawSamples]) -> RawSamples:
     )
 
 
+def batched_raw(sets: Sequence[RawSamples], rows: int) -> Iterator[RawSamples]:
+    """The sets in their order, joined until each has `rows` samples or more, as stores like them."""
+    waiting: list[RawSamples] = []
+    for one in sets:
+        waiting.append(one)
+        if sum(map(len, waiting)) >= rows:
+            yield waiting[0] if len(waiting) == 1 else concat_raw(waiting)
+            waiting = []
+    if any(map(len, waiting)):
+        yield concat_raw(waiting)
+
+
 def select_parts(parts: MinuteParts, rows: Rows) -> MinuteParts:
     """The rows chosen; the table of nodes stays."""
     counters = {k: CounterSpan(*_chosen(v, _COUNTER, rows)) for k, v in parts.counters.items()}
@@ -281,13 +293,3 @@ def merge_parts(parts: MinuteParts | Sequence[MinuteParts]) -> MinuteParts:
     merged = _merged(joined, keys)
     nobody = np.zeros(len(merged), np.uint64)
     return replace(merged, writer=nobody, eviction=nobody.astype(np.int32))
-
-
-def newest_parts(parts: MinuteParts) -> MinuteParts:
-    """One row per whole key, writer and eviction included; versions of a key merge into the newest.
-
-    A writer's later version of a part holds all of the earlier one, so that
-    merging the versions gives the later.
-    """
-    keys = (parts.node, parts.slot, parts.minute, parts.run, parts.label_epoch)
-    return _merged(parts, (*keys, parts.writer, parts.eviction))

@@ -19,12 +19,14 @@ import numpy as np
 
 from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from pipeline.series import duck_columns as dc
-from pipeline.series.columns import empty_masks, empty_parts, empty_raw, select_raw
+from pipeline.series.columns import batched_raw, empty_masks, empty_parts, empty_raw, select_raw
 from pipeline.series.duck_file import DuckFile, Upsert, sql
 from pipeline.series.port import MinuteParts, NodeMasks, RawSamples, WriteBatch, WriteResult
 
 T = TypeVar("T")
 _GIB = 2**30
+_ROWS_AN_INSERT = 40_000
+"""An insert costs some 10 ms whatever it holds; more rows at once only cost memory."""
 _CHECK_EVERY = 30
 """Writes between two looks at the disk budget: five minutes at a flush every ten seconds."""
 
@@ -102,14 +104,12 @@ class DuckStore:
 
     def _put(self, cursor: Any, batch: WriteBatch) -> int:
         stored = 0
-        for samples in batch.raw:
-            if len(samples):
-                # A GPU's samples side by side: reading one then touches a tenth of the blocks.
-                order = np.lexsort((samples.time_us, samples.slot, samples.node))
-                ordered = select_raw(samples, order)
-                node = self._file.node_ids(cursor, ordered.nodes, ordered.node)
-                self._file.append(cursor, "raw", dc.raw_columns(ordered, node))
-                stored += len(samples)
+        for samples in batched_raw(batch.raw, _ROWS_AN_INSERT):
+            # A GPU's samples side by side: reading one then touches a tenth of the blocks.
+            ordered = select_raw(samples, np.lexsort((samples.time_us, samples.slot, samples.node)))
+            node = self._file.node_ids(cursor, ordered.nodes, ordered.node)
+            self._file.append(cursor, "raw", dc.raw_columns(ordered, node))
+            stored += len(samples)
         if batch.minutes is not None and len(batch.minutes):
             node = self._file.node_ids(cursor, batch.minutes.nodes, batch.minutes.node)
             columns = dc.part_columns(batch.minutes, node)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from collectors.contract.identity import slot_text
 from pipeline.series import lines, minute_fields
-from pipeline.series.columns import select_masks, select_parts, select_raw
+from pipeline.series.columns import batched_raw, select_masks, select_parts, select_raw
 from pipeline.series.influx_columns import masks_of, parts_of, place_of, samples_of
 from pipeline.series.influx_query import MOST_BOUND, Where, quoted, rfc3339, select
 from pipeline.series.influx_wire import BucketGoneError, InfluxWire
@@ -31,6 +31,7 @@ from pipeline.series.port import (
 
 _DAY_S = 86_400
 _REQUESTS_IN_FLIGHT = 2
+_ROWS_RENDERED = 2 * lines.LINES_A_BLOCK
 
 
 class InfluxStore:
@@ -91,7 +92,7 @@ class InfluxStore:
 
     def _blocks(self, batch: WriteBatch, refused: list[Refused]) -> Iterator[tuple[str, bytes]]:
         """Requests, rendered one at a time; rows that no line can say go to `refused`."""
-        for samples in batch.raw:
+        for samples in batched_raw(batch.raw, _ROWS_RENDERED):
             raw, bad = lines.writable_raw(samples)
             refused += bad
             if len(raw):

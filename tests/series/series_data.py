@@ -9,6 +9,7 @@ import numpy as np
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, COUNTER_LIMIT, Kind
 from collectors.contract.identity import Slot, pack_slot
+from pipeline.series.columns import group_rows, select_parts
 from pipeline.series.port import (
     F32,
     I64,
@@ -107,9 +108,10 @@ def _gauge(random: np.random.Generator, minute: I64, absent: float, name: str) -
 
 def unique_parts(seed: int, rows: int, **options: Any) -> MinuteParts:
     """Random parts in which every key stands once."""
-    from pipeline.series.columns import newest_parts  # noqa: PLC0415
-
-    return newest_parts(random_parts(seed, rows, **options))
+    parts = random_parts(seed, rows, **options)
+    keys = (parts.node, parts.slot, parts.minute, parts.run, parts.label_epoch)
+    order, starts = group_rows((*keys, parts.writer, parts.eviction))
+    return select_parts(parts, order[starts])
 
 
 def random_raw(

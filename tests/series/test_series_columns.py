@@ -14,11 +14,11 @@ from series_data import (
     random_parts,
     random_raw,
     raw_rows,
-    unique_parts,
 )
 
 from collectors.contract.catalogue import COUNTER_ABSENT
 from pipeline.series.columns import (
+    batched_raw,
     concat_masks,
     concat_parts,
     concat_raw,
@@ -26,7 +26,6 @@ from pipeline.series.columns import (
     empty_parts,
     empty_raw,
     merge_parts,
-    newest_parts,
     select_masks,
     select_parts,
     select_raw,
@@ -100,10 +99,14 @@ def test_a_metric_that_one_set_lacks_is_absent_there() -> None:
     assert not joined.counters["energy_mj"].first_us[:5].any()
 
 
-def test_newest_parts_keeps_writers_apart() -> None:
-    parts = unique_parts(3, 60)
-    assert part_rows(newest_parts(concat_parts([parts, parts]))) == part_rows(parts)
-    assert len({(int(w), int(e)) for w, e in zip(parts.writer, parts.eviction, strict=True)}) > 1
+def test_small_sets_are_joined_to_batches_in_their_order() -> None:
+    raw = random_raw(4, 25)
+    sets = [select_raw(raw, slice(start, start + 7)) for start in range(0, 100, 7)]
+    batches = list(batched_raw([empty_raw(), *sets, empty_raw()], 30))
+    assert [len(batch) for batch in batches] == [35, 35, 30]
+    assert raw_rows(concat_raw(batches)) == raw_rows(raw)
+    assert np.concatenate([batch.time_us for batch in batches]).tolist() == raw.time_us.tolist()
+    assert list(batched_raw([empty_raw()], 30)) == []
 
 
 def test_joining_and_choosing_are_inverse() -> None:
