@@ -76,7 +76,8 @@ def plan(
     for hour, node in pending:
         if hour * HOUR_US >= until_us:
             continue
-        rosters.setdefault(hour, roster(inventory, hour))
+        if hour not in rosters:
+            rosters[hour] = roster(inventory, hour)
         if node in rosters[hour]:
             agenda.changed.setdefault(hour, set()).add(node)
         else:

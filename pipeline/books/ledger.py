@@ -39,7 +39,7 @@ from pipeline.books.segments import (
     sort_points,
 )
 from pipeline.books.spans import Spans, merge_spans, spans_of
-from pipeline.series.columns import merge_parts, select_parts
+from pipeline.series.columns import group_rows, merge_parts, select_parts
 from pipeline.series.port import CounterSpan, MinuteParts
 
 ENERGY_REACH_US = 72 * HOUR_US
@@ -82,7 +82,7 @@ def compute_hours(
     from_us, to_us = hours.start * HOUR_US, hours.stop * HOUR_US
     to_us = to_us if until_us is None else max(from_us, min(to_us, until_us))
     places = Places(inventory, claims, nodes, from_us, to_us)
-    merged = merge_parts(parts)
+    merged = _one_per_key(parts)
     known = merge_spans([spans_of(merged)] if spans is None else [spans, spans_of(merged)])
     slot = _slot_of_parts(merged, places)
     if not (slot >= 0).all():
@@ -90,17 +90,24 @@ def compute_hours(
     return _Sums(merged, slot, places, known).rows()
 
 
+def _one_per_key(parts: MinuteParts) -> MinuteParts:
+    """The parts as they are where each key has one, as is usual; else merged."""
+    keys = (parts.node, parts.slot, parts.minute, parts.run, parts.label_epoch)
+    _, starts = group_rows(keys)
+    return parts if len(starts) == len(parts) else merge_parts(parts)
+
+
 def _slot_of_parts(parts: MinuteParts, places: Places) -> I64:
     """The place of each part's slot, -1 where that is not installed."""
-    changed = np.zeros(len(parts), np.bool_)
-    changed[:1] = True
-    changed[1:] = (np.diff(parts.node) != 0) | (parts.slot[1:] != parts.slot[:-1])
-    heads = np.flatnonzero(changed)
+    order, starts = group_rows((parts.node, parts.slot))
+    heads = order[starts]
     found = [
         places.index.get((str(parts.nodes[int(node)]), int(slot)), -1)
         for node, slot in zip(parts.node[heads].tolist(), parts.slot[heads].tolist(), strict=True)
     ]
-    return np.repeat(np.array(found, np.int64), np.diff(np.append(heads, len(parts))))
+    place = np.empty(len(parts), np.int64)
+    place[order] = np.repeat(np.array(found, np.int64), np.diff(np.append(starts, len(parts))))
+    return place
 
 
 class _Sums:

@@ -51,7 +51,7 @@ class BooksSettings:
     interval_s: float = 60.0
     lateness_s: float = 900.0
     margin_s: float = 3.0
-    chunk_minutes: int = 16_000
+    chunk_minutes: int = 8_000
 
 
 class Books:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, Reset
 from pipeline.books.rows import I32, I64, STATE_COUNTERS, U64
+from pipeline.series.columns import group_rows
 from pipeline.series.port import CounterSpan, MinuteParts
 
 ANY = ""
@@ -68,17 +69,6 @@ def no_spans() -> Spans:
     return Spans((), (), small, large, small, large, none, none)
 
 
-def _grouped(keys: Sequence[NDArray[Any]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The order by keys, first key first, and where in it each distinct key starts."""
-    order = np.lexsort(tuple(reversed(keys)))
-    changed = np.zeros(len(order), np.bool_)
-    changed[:1] = True
-    for key in keys:
-        ordered = key[order]
-        changed[1:] |= ordered[1:] != ordered[:-1]
-    return order, np.flatnonzero(changed)
-
-
 def _lookup(names: Sequence[str], table: Sequence[str]) -> I32:
     index = {name: place for place, name in enumerate(table)}
     return np.array([index[name] for name in names] or [0], np.int32)
@@ -95,7 +85,7 @@ def merge_spans(sets: Iterable[Spans]) -> Spans:
     counter = np.concatenate([_lookup(one.counters, counters)[one.counter] for one in given])
     slot = np.concatenate([one.slot for one in given])
     ids = np.concatenate([one.id for one in given])
-    order, starts = _grouped((node, slot, counter, ids))
+    order, starts = group_rows((node, slot, counter, ids))
     first = np.concatenate([one.first_us for one in given])[order]
     last = np.concatenate([one.last_us for one in given])[order]
     heads = order[starts]
@@ -125,8 +115,8 @@ def spans_of(parts: MinuteParts) -> Spans:
     """The spans of the points in some parts, merged or not."""
     if not len(parts):
         return no_spans()
-    by_run = _grouped((parts.node, parts.slot, parts.run))
-    by_epoch = _grouped((parts.node, parts.slot, parts.energy_epoch))
+    by_run = group_rows((parts.node, parts.slot, parts.run))
+    by_epoch = group_rows((parts.node, parts.slot, parts.energy_epoch))
     names = _series_names(parts)
     found: list[tuple[NDArray[np.intp], U64, I64, I64]] = []
     earliest, latest = np.full(len(by_run[1]), _LATEST), np.full(len(by_run[1]), _EARLIEST)
@@ -219,7 +209,7 @@ def without(spans: Spans, others: Spans) -> Spans:
         np.concatenate([spans.counter, counter[shared]]),
         np.concatenate([spans.id, others.id[shared]]),
     )
-    order, starts = _grouped(keys)
+    order, starts = group_rows(keys)
     if not len(starts):
         return spans
     alone = np.maximum.reduceat(order, starts) < len(spans)
