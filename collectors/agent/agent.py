@@ -26,8 +26,6 @@ from collectors.kit.clock import Clock, EventClock
 from collectors.nvml.errors import DriverMismatchError
 
 _log = logging.getLogger(__name__)
-_BUDGET = 0.9
-"""Share of the interval after which a tick is left out rather than stamped wrongly."""
 _GAP_INTERVALS = 5
 _STARTED_UP = 3
 """Records after which everything that is used has been loaded."""
@@ -41,6 +39,8 @@ class AgentSettings:
     node: str
     interval_s: float = 1.0
     rescan_s: float = 60.0
+    budget: float = 0.9
+    """Share of the interval after which a tick is left out rather than stamped wrongly."""
     ticks: int | None = None
     """Records after which it ends by itself; None for no end."""
     rule: ActivityRule = field(default_factory=ActivityRule)
@@ -108,7 +108,7 @@ class Agent:
         if self._pending is None:
             loop = asyncio.get_running_loop()
             self._pending = loop.run_in_executor(self._executor, self._read_all)
-        budget_s = self._settings.interval_s * _BUDGET
+        budget_s = self._settings.interval_s * self._settings.budget
         done, _ = await asyncio.wait({self._pending}, timeout=budget_s)
         if not done:
             self.late_ticks += 1

@@ -27,7 +27,8 @@ from collectors.replay.samples import Rejects
 
 _log = logging.getLogger(__name__)
 _GAP_STEPS = 5
-_BATCH = 500
+_BATCH = 100
+"""At full speed the rest of the process gets its turn between two of these."""
 _COALESCE_US = 50_000
 """Records due within this time of each other are sent together."""
 _LONGEST_RETRY_S = 30.0

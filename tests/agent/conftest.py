@@ -26,7 +26,7 @@ def fake_nvml(nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     state = tmp_path / "nvml.state"
     monkeypatch.setenv("FAKE_NVML_STATE", str(state))
     pynvml: Any = importlib.import_module("pynvml")
-    if pynvml.nvmlLib is None:
-        # Once and for all: the bindings keep the functions that they have looked up.
-        pynvml.nvmlLib = ctypes.CDLL(str(nvml_library))
+    # The bindings keep the functions that they have looked up; a real driver's come back after.
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     return FakeNvml(state, nvml_library)
