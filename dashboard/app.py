@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-from dash import Dash, Input, Output, html
-from dash.backends import get_backend
+from dash import Dash, Input, Output, backends, html
 from dash.development.base_component import Component
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -92,10 +91,11 @@ def _lazy_paths(document: str) -> list[str]:
 
 def _dash(pages: FastAPI, files: StaticFiles) -> Dash:
     # Dash 4.4.1 opens a WebSocket on every page for callbacks that we do not have.
-    get_backend("fastapi").websocket_capability = False
+    library: Any = backends  # has no types
+    library.get_backend("fastapi").websocket_capability = False
     dash = Dash(
         __name__,
-        server=pages,
+        server=cast("Any", pages),  # its type knows Flask only
         title="Petawatch",
         update_title="",
         index_string=index_string(files),
@@ -109,7 +109,7 @@ def _dash(pages: FastAPI, files: StaticFiles) -> Dash:
     return dash
 
 
-def _add_router(dash: Dash, api: ApiClient) -> None:
+def _add_router(dash: Any, api: ApiClient) -> None:
     @dash.callback(
         Output("pw-page", "children"),
         *[Output(f"pw-nav-{key}", "className") for key in ("live", "nodes")],

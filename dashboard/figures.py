@@ -98,8 +98,8 @@ def points(times_us: NDArray[np.int64], values: Floats) -> dict[str, Any]:
     if len(times_us) < 2:
         return {"x": (times_us / 1000).tolist(), "y": _listed(values)}
     step_us = float(np.median(np.diff(times_us)))
-    place = (times_us - times_us[0]) / step_us
-    index = np.round(place).astype(np.int64)
+    place: Floats = (times_us - times_us[0]) / step_us
+    index: NDArray[np.int64] = np.rint(place).astype(np.int64)
     if float(np.abs(place - index).max()) <= _JITTER and len(np.unique(index)) == len(index):
         grid = np.full(int(index[-1]) + 1, np.nan)
         grid[index] = values

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from dashboard.tags import attributes
+
 MODES = (
     ("temperature", "Temperature"),
     ("utilization", "Utilisation"),
@@ -48,7 +50,7 @@ def live_page() -> Component:
         ],
         id="pw-live",
         className="lv",
-        **{"data-state": "starting"},
+        **attributes(data_state="starting"),
     )
 
 
@@ -150,7 +152,9 @@ def _tile(key: str, title: str) -> Component:
                 [_text(f"lv-{key}", "lv-tile-figure"), _text(f"lv-{key}-unit", "lv-unit")],
                 className="lv-tile-value",
             ),
-            html.Canvas(id=f"lv-{key}-spark", className="lv-spark", **{"aria-hidden": "true"}),
+            html.Canvas(
+                id=f"lv-{key}-spark", className="lv-spark", **attributes(aria_hidden="true")
+            ),
             html.Div(_text(f"lv-{key}-note"), className="lv-tile-note"),
             html.Div(_text(f"lv-{key}-more"), className="lv-tile-note"),
         ],
@@ -165,14 +169,16 @@ def _map() -> Component:
                 title,
                 type="button",
                 className="pw-segment",
-                **{"data-mode": key, "aria-pressed": "true" if key == "temperature" else "false"},
+                **attributes(
+                    data_mode=key, aria_pressed="true" if key == "temperature" else "false"
+                ),
             )
             for key, title in MODES
         ],
         id="lv-modes",
         className="pw-segments",
         role="group",
-        **{"aria-label": "What the map shows"},
+        **attributes(aria_label="What the map shows"),
     )
     note = html.Div([_text("lv-map-note", "pw-note"), modes], className="lv-map-controls")
     canvas = html.Div(
@@ -182,11 +188,11 @@ def _map() -> Component:
                 className="lv-map",
                 tabIndex="0",
                 role="application",
-                **{
-                    "aria-label": "Map of every GPU by hall and rack. "
+                **attributes(
+                    aria_label="Map of every GPU by hall and rack. "
                     "Arrow keys move, Enter opens the node.",
-                    "aria-roledescription": "map",
-                },
+                    aria_roledescription="map",
+                ),
             ),
             html.Div(id="lv-tip", className="lv-tip", hidden=True),
         ],
@@ -216,7 +222,7 @@ def _chart(key: str, title: str, unit: str) -> Component:
             id=f"lv-chart-{key}",
             className="lv-chart",
             role="img",
-            **{"aria-label": f"{title} over the last 15 minutes"},
+            **attributes(aria_label=f"{title} over the last 15 minutes"),
         ),
         className="lv-chart-box",
     )

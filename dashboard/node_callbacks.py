@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, no_update
+from dash import Input, Output, State, ctx, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboard.api_client import ApiClient, ApiError
@@ -20,7 +20,7 @@ from dashboard.words import count
 Json = dict[str, Any]
 
 
-def add_node_callbacks(dash: Dash, api: ApiClient) -> None:
+def add_node_callbacks(dash: Any, api: ApiClient) -> None:
     """Registers the callbacks on `dash`, asking `api`."""
 
     @dash.callback(
@@ -41,7 +41,7 @@ def add_node_callbacks(dash: Dash, api: ApiClient) -> None:
         prevent_initial_call=True,
     )
     async def pick_window(minutes: int, relayout: Json | None) -> Json:  # pyright: ignore[reportUnusedFunction]
-        if ctx.triggered_id == "nd-range":
+        if _trigger() == "nd-range":
             return {"minutes": minutes}
         return zoomed(relayout or {}, minutes)
 
@@ -55,12 +55,17 @@ def add_node_callbacks(dash: Dash, api: ApiClient) -> None:
         State("nd-node", "data"),
     )
     async def draw(window: Json, _ticks: int | None, node: Json) -> tuple[Any, ...]:  # pyright: ignore[reportUnusedFunction]
-        if ctx.triggered_id == "nd-tick" and "minutes" not in window:
+        if _trigger() == "nd-tick" and "minutes" not in window:
             raise PreventUpdate
         try:
             return await _drawn(api, window, node)
         except ApiError as error:
             return no_update, str(error), True, ""
+
+
+def _trigger() -> Any:
+    context: Any = ctx  # has no types
+    return context.triggered_id
 
 
 def zoomed(relayout: Json, minutes: int) -> Json:

@@ -14,6 +14,7 @@ from dash.development.base_component import Component
 
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.figures import COLOURS, Panel, panels
+from dashboard.tags import attributes
 from dashboard.words import NONE, THIN, bytes_text, count, number, percent, with_unit
 
 RANGES = (("15 min", 15), ("1 h", 60), ("6 h", 360), ("24 h", 1_440))
@@ -207,13 +208,13 @@ def _values_row(place: int, gpu: Json, shown: Sequence[Panel]) -> Component:
         [swatch, str(place)],
         type="button",
         className="nd-gpu",
-        **{"data-gpu": str(place), "aria-pressed": "false"},
+        **attributes(data_gpu=str(place), aria_pressed="false"),
     )
     cells = [
-        html.Td(_latest(gpu, panel), className="pw-right", **{"data-panel": panel.key})
+        html.Td(_latest(gpu, panel), className="pw-right", **attributes(data_panel=panel.key))
         for panel in shown
     ]
-    return html.Tr([html.Th(button, scope="row"), *cells], **{"data-gpu": str(place)})
+    return html.Tr([html.Th(button, scope="row"), *cells], **attributes(data_gpu=str(place)))
 
 
 def _latest(gpu: Json, panel: Panel) -> str:

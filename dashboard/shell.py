@@ -10,6 +10,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard.static import StaticFiles
+from dashboard.tags import attributes
 
 PAGES = (("Live", "/"), ("Nodes", "/nodes"))
 """Title and address of each entry of the navigation."""
@@ -60,7 +61,7 @@ def shell() -> Component:
 def _brand() -> Component:
     return html.Div(
         [
-            html.Span(className="pw-mark", **{"aria-hidden": "true"}),
+            html.Span(className="pw-mark", **attributes(aria_hidden="true")),
             html.Span("Petawatch", className="pw-name"),
             html.Span(id="pw-site", className="pw-site"),
         ],
@@ -73,19 +74,19 @@ def _navigation() -> Component:
         dcc.Link(title, href=address, id=f"pw-nav-{title.lower()}", className="pw-nav-link")
         for title, address in PAGES
     ]
-    return html.Nav(links, className="pw-nav", **{"aria-label": "Pages"})
+    return html.Nav(links, className="pw-nav", **attributes(aria_label="Pages"))
 
 
 def _status() -> Component:
     pill = html.Div(
         [
-            html.Span(className="pw-pill-shape", **{"aria-hidden": "true"}),
-            html.Span("Connecting", id="pw-pill-text", **{"aria-hidden": "true"}),
+            html.Span(className="pw-pill-shape", **attributes(aria_hidden="true")),
+            html.Span("Connecting", id="pw-pill-text", **attributes(aria_hidden="true")),
             html.Span(id="pw-pill-said", className="pw-unseen", role="status"),
         ],
         id="pw-pill",
         className="pw-pill",
-        **{"data-state": "starting"},
+        **attributes(data_state="starting"),
     )
     clock = html.Div(
         [
@@ -95,11 +96,11 @@ def _status() -> Component:
         className="pw-clock",
     )
     theme = html.Button(
-        html.Span(className="pw-theme-icon", **{"aria-hidden": "true"}),
+        html.Span(className="pw-theme-icon", **attributes(aria_hidden="true")),
         id="pw-theme",
         className="pw-theme",
         type="button",
-        **{"aria-label": "Switch between dark and light"},
+        **attributes(aria_label="Switch between dark and light"),
     )
     origin = html.Div(id="pw-origin", className="pw-origin", hidden=True)
     return html.Div([origin, pill, clock, theme], className="pw-status")

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import brotli
 from starlette.datastructures import Headers
@@ -46,6 +47,11 @@ class _File:
         return Response(self.plain, media_type=self.media_type, headers=headers)
 
 
+def _compress(content: bytes, quality: int) -> bytes:
+    library: Any = brotli  # has no types
+    return library.compress(content, quality=quality)
+
+
 class StaticFiles:
     """The files of one folder under `/static/<digest>/`, immutable.
 
@@ -61,9 +67,7 @@ class StaticFiles:
         self._files = {
             path.name: _File(
                 contents[path.name],
-                brotli.compress(contents[path.name], quality=_QUALITY)
-                if path.suffix in _SQUEEZED
-                else None,
+                _compress(contents[path.name], _QUALITY) if path.suffix in _SQUEEZED else None,
                 _TYPES[path.suffix],
             )
             for path in paths
@@ -141,10 +145,10 @@ class _Reply:
 
     async def _squeeze(self, body: bytes) -> bytes:
         if not self._path.startswith("/_dash-component-suites/"):
-            return await asyncio.to_thread(brotli.compress, body, quality=_QUALITY_DYNAMIC)
+            return await asyncio.to_thread(_compress, body, _QUALITY_DYNAMIC)
         squeezed = self._kept.get(self._path)
         if squeezed is None:
-            squeezed = await asyncio.to_thread(brotli.compress, body, quality=_QUALITY)
+            squeezed = await asyncio.to_thread(_compress, body, _QUALITY)
             if self._start["status"] == 200 and len(self._kept) < _CACHED_PATHS:
                 self._kept[self._path] = squeezed
         return squeezed

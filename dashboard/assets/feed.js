@@ -12,7 +12,7 @@ export class Feed {
     this.onFrame = onFrame;
     this.latest = null;
     this.layout = null;
-    this.connected = false;
+    this.connections = 0;
     this.freshAt = null;
     this.retryMs = RETRY_FIRST_MS;
     this.decoding = Promise.resolve();
@@ -25,7 +25,7 @@ export class Feed {
     this.socket = socket;
     let first = true;
     socket.onopen = () => {
-      this.connected = true;
+      this.connections += 1;
       this.retryMs = RETRY_FIRST_MS;
     };
     socket.onmessage = (message) => {
@@ -35,7 +35,6 @@ export class Feed {
       this.decoding = this.decoding.then(() => this.take(message.data, isFirst)).catch((error) => console.error(error));
     };
     socket.onclose = () => {
-      this.connected = false;
       setTimeout(() => this.open(), this.retryMs * (0.75 + Math.random() / 2));
       this.retryMs = Math.min(RETRY_MOST_MS, this.retryMs * 2);
     };

@@ -16,11 +16,12 @@ let localTime = null;
 let view = null;
 let said = "";
 
-window.__live = { n: 0, header: null, state: "starting" };
+window.__live = { n: 0, header: null, state: "starting", connections: 0 };
 
 const feed = new Feed((frame) => {
   window.__live.n += 1;
   window.__live.header = frame.header;
+  window.__live.connections = feed.connections;
   showHeader(frame.header);
   view?.frame?.(frame, feed.layout);
   tick();

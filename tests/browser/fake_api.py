@@ -10,7 +10,7 @@ import asyncio
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -63,6 +63,7 @@ class FakeFleet:
     def __init__(self) -> None:
         self.variant = "live"
         self.silent = False
+        self.closing = False
         self.frame = 0
         self.queues: set[asyncio.Queue[bytes]] = set()
         random = np.random.default_rng(7)
@@ -189,9 +190,9 @@ class FakeFleet:
         """Fifteen minutes before the newest frame."""
         now, seconds = self.header(), np.arange(-899, 1)
         wave = 1 + 0.02 * np.sin(seconds / 60) + 0.004 * np.sin(seconds * 1.7)
-        scaled = {
+        scaled: dict[str, Any] = {
             "pflops_delivered": now["pflops_delivered"], "power_kw": now["power_kw"],
-            "gpus_active": now["gpus_active"], "temperature_max_c": (now["temperature_c"] or {}).get("max"),
+            "gpus_active": now["gpus_active"], "temperature_max_c": now["temperature_c"] and now["temperature_c"]["max"],
         }  # fmt: skip
         return {
             "time_us": [now["time_us"] + int(second) * 1_000_000 for second in seconds],
@@ -207,13 +208,18 @@ class FakeFleet:
         """Publishes a frame each 0.2 s, five times as fast as life so that tests are short."""
         while True:
             await asyncio.sleep(0.2)
+            if self.closing:
+                self._publish(b"")
+                self.closing = False
             if self.silent or self.variant == "starting":
                 continue
             self.frame += 1
-            frame = self.bytes()
-            for queue in self.queues:
-                if not queue.full():
-                    queue.put_nowait(frame)
+            self._publish(self.bytes())
+
+    def _publish(self, frame: bytes) -> None:
+        for queue in self.queues:
+            if not queue.full():
+                queue.put_nowait(frame)
 
 
 def node_name(index: int) -> str:
@@ -290,7 +296,7 @@ def create_app(fleet: FakeFleet) -> FastAPI:
     client: list[httpx.AsyncClient] = []
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         frames = asyncio.create_task(fleet.run())
         await warm_up(app)
         yield
@@ -365,6 +371,9 @@ def _add_socket(app: FastAPI, fleet: FakeFleet) -> None:
                 await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 if not waiting.done():
                     waiting.cancel()
+                    break
+                if not waiting.result():
+                    await socket.close()
                     break
                 await socket.send_bytes(waiting.result())
         except WebSocketDisconnect:
