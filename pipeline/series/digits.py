@@ -56,18 +56,22 @@ def floats(name: bytes, values: NDArray[np.float32], decimals: int) -> Numbers |
     absent; None if all are.
     """
     with np.errstate(over="ignore"):
-        scaled = np.rint(np.multiply(values, 10.0**decimals, dtype=np.float64))
-    present = np.abs(scaled) < LARGEST
-    if not present.any():
-        return None
-    mask = None if present.all() else present
-    if mask is not None:
+        scaled = np.multiply(values, 10.0**decimals, dtype=np.float64)
+    np.rint(scaled, out=scaled)
+    # Two passes tell the usual case, all present and none negative: NaN fails both comparisons.
+    lowest, highest = scaled.min(initial=0.0), scaled.max(initial=0.0)
+    mask = sign = None
+    if not (lowest > -LARGEST and highest < LARGEST):
+        mask = np.abs(scaled) < LARGEST
+        if not mask.any():
+            return None
         scaled = np.where(mask, scaled, 0.0)
-    negative = scaled < 0
-    sign = negative if negative.any() else None
-    if sign is not None:
-        scaled = np.abs(scaled)
-    narrow = scaled.max() < 2**32
+        lowest, highest = scaled.min(), scaled.max()
+    if lowest < 0:
+        sign = scaled < 0
+        np.abs(scaled, out=scaled)
+        highest = scaled.max()
+    narrow = highest < 2**32
     magnitude = scaled.astype(np.uint32) if narrow else scaled.astype(np.uint64)
     return Numbers(name, magnitude, sign, mask, decimals, b"")
 
@@ -83,13 +87,15 @@ def integers(
         if not present.any():
             return None
         present = None if present.all() else present
-    negative = values >= np.uint64(2**63)
-    sign = negative if negative.any() else None
-    magnitude = values if sign is None else np.where(negative, ~values + np.uint64(1), values)
+    magnitude, sign = values, None
     if present is not None:
         magnitude = np.where(present, magnitude, np.uint64(0))
-    if not len(magnitude) or magnitude.max() < 2**32:
-        return Numbers(name, magnitude.astype(np.uint32), sign, present, 0, b"i")
+    highest = magnitude.max(initial=0)
+    if highest >= 2**63:
+        sign = magnitude >= np.uint64(2**63)
+        magnitude = np.where(sign, ~magnitude + np.uint64(1), magnitude)
+    elif highest < 2**32:
+        return Numbers(name, magnitude.astype(np.uint32), None, present, 0, b"i")
     return Numbers(name, magnitude, sign, present, 0, b"i")
 
 

@@ -88,7 +88,7 @@ class DuckFile:
             for name, kind in columns.items():
                 if name not in there:
                     connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" {kind}')
-        rows = connection.execute("SELECT name, id FROM nodes").fetchall()
+        rows = connection.execute("SELECT name, id FROM nodes ORDER BY id").fetchall()
         self._ids = {str(name): int(number) for name, number in rows}
         for table in ("minutes", "masks"):
             newest = sql("SELECT coalesce(max(minute) + 1, 0) FROM", table)

@@ -191,7 +191,9 @@ def raw_blocks(samples: RawSamples) -> Iterator[Block]:
         if metric.kind is Kind.GAUGE:
             fields.append(floats(name.encode(), values, metric.decimals))
         else:
-            fields.append(integers(name.encode(), values, values != np.uint64(COUNTER_ABSENT)))
+            some_absent = values.max(initial=0) == COUNTER_ABSENT
+            present = values != np.uint64(COUNTER_ABSENT) if some_absent else None
+            fields.append(integers(name.encode(), values, present))
     prefix = _prefixes("gpu", samples.nodes, samples.node, samples.slot, samples.origin)
     yield from _blocks(prefix, [f for f in fields if f is not None], samples.time_us * 1_000)
 
