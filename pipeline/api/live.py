@@ -276,10 +276,11 @@ class LiveHub:
         return self.frame.time_us + int((self.arrival_age_s() or 0.0) * 1e6)
 
     def health(self) -> list[HealthRecord]:
-        """The newest board of each role that has spoken in the last 60 s, and this process's."""
+        """This process's board, and the newest of each other that has spoken in the last 60 s."""
         oldest_us = self._clock.wall_us() - int(HEALTH_KEEP_S * 1e6)
         self._health = {k: v for k, v in self._health.items() if v[0] >= oldest_us}
-        return [self._board.record(), *(record for _, record in self._health.values())]
+        own = self._board.record()
+        return [own, *(record for key, (_, record) in self._health.items() if key != own.key)]
 
 
 async def _send(viewer: Viewer, socket: WebSocket) -> None:
