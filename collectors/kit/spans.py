@@ -26,6 +26,11 @@ class Spans:
         self._low = dict(starts)
         self._high = dict(starts)
 
+    def add(self, partition: Partition, start: int) -> None:
+        """Takes one partition more, where it is not assigned yet."""
+        for offsets in (self._next, self._low, self._high):
+            offsets.setdefault(partition, start)
+
     @property
     def partitions(self) -> frozenset[Partition]:
         """What is assigned."""

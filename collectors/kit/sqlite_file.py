@@ -96,6 +96,10 @@ class LogFile:
             self._load()
             raise
 
+    def has(self, name: str) -> bool:
+        """Whether a topic is there."""
+        return name in self._topics
+
     def topic(self, name: str) -> Topic:
         """A topic as it is now."""
         if self._read_only:

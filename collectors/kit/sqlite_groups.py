@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 
-from collectors.contract.bus import Chunk, Partition, Rebalanced, ignore
+from collectors.contract.bus import BusUnavailableError, Chunk, Partition, Rebalanced, ignore
 from collectors.kit.spans import Spans
 from collectors.kit.sqlite_file import LogFile
 from collectors.kit.sqlite_thread import LogThread
@@ -30,6 +30,8 @@ class Group:
     async def join(self, member: SqliteConsumer) -> None:
         """Adds a member; returns once it has its partitions."""
         async with self._changing:
+            # A topic that is not there is the newcomer's affair: the others keep theirs.
+            await self._thread.call(lambda log: partitions_of(log, sorted(member.topics)))
             await self._revoke()
             self._members.append(member)
             await self._assign()
@@ -47,15 +49,26 @@ class Group:
             await member.revoke()
 
     async def _assign(self) -> None:
-        generation = await self._thread.call(lambda log: log.count(f"generation of {self.name}"))
-        topics = sorted({topic for member in self._members for topic in member.topics})
-        partitions = await self._thread.call(lambda log: partitions_of(log, topics))
+        try:
+            generation, partitions = await self._thread.call(self._next_generation)
+            for member, share in self._shares(partitions).items():
+                await member.assign(share, generation)
+        except BusUnavailableError as error:
+            # Nobody has partitions now; each must hear of it, or would wait for ever.
+            for member in self._members:
+                member.fail(error)
+            raise
+
+    def _next_generation(self, log: LogFile) -> tuple[int, list[Partition]]:
+        topics = {topic for member in self._members for topic in member.topics if log.has(topic)}
+        return log.count(f"generation of {self.name}"), partitions_of(log, sorted(topics))
+
+    def _shares(self, partitions: Sequence[Partition]) -> dict[SqliteConsumer, list[Partition]]:
         shares: dict[SqliteConsumer, list[Partition]] = {member: [] for member in self._members}
         for partition in partitions:
             takers = [share for member, share in shares.items() if partition.topic in member.topics]
             min(takers, key=len).append(partition)
-        for member, share in shares.items():
-            await member.assign(share, generation)
+        return shares
 
 
 class SqliteConsumer:
@@ -131,7 +144,12 @@ class SqliteConsumer:
         try:
             await listener(self._spans.partitions)
         except Exception as error:
-            self._failure = error
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Lets the next fetch raise `error`."""
+        self._failure = error
+        self._wake.set()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -25,6 +25,7 @@ class LogThread:
         self._clock = clock
         self._fsync = fsync
         self._file: LogFile | None = None
+        self._closed = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="bus-log")
 
     async def call(self, work: Callable[[LogFile], _T]) -> _T:
@@ -42,7 +43,10 @@ class LogThread:
             raise BusUnavailableError(f"the bus log {self.path} failed: {error}") from error
 
     async def close(self) -> None:
-        """Closes the file after the calls before it; the thread ends."""
+        """Closes the file after the calls before it; the thread ends.  Once is enough."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
         self._executor.shutdown(wait=False)
 

@@ -206,7 +206,7 @@ def answers(address: str) -> bool:
     client = b"petawatch"
     request = struct.pack(">hhih", 3, 4, 1, len(client)) + client + struct.pack(">ib", 0, 0)
     try:
-        with socket.create_connection((host, int(port)), timeout=2) as connection:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
             with connection.makefile("rb") as stream:
                 header = stream.read(16)

@@ -202,8 +202,11 @@ class KafkaConsumer:
 
     def _reposition(self, targets: Collection[TopicPartition]) -> None:
         for target in targets:
-            if Partition(*target) in self._spans.partitions:
-                self._client.seek(target, self._spans.position(Partition(*target)))
+            partition = Partition(*target)
+            if self._group is None:  # a partition that the topic did not have before
+                self._spans.add(partition, 0)
+            if partition in self._spans.partitions:
+                self._client.seek(target, self._spans.position(partition))
 
     def _take(self, fetched: Mapping[TopicPartition, list[Any]]) -> list[Chunk]:
         # Between the client's return and here nothing else has run, so these
@@ -227,9 +230,8 @@ class KafkaConsumer:
             raise FencedError(f"the group {self._group} has gone on without this member")
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._client.commit(
-                    {TopicPartition(*one): offset for one, offset in offsets.items()}
-                )
+                done = {TopicPartition(*one): offset for one, offset in offsets.items()}
+                await self._client.commit(done)
         except (CommitFailedError, IllegalStateError) as error:
             raise FencedError(str(error)) from error
         except (KafkaError, OSError, TimeoutError) as error:
@@ -237,11 +239,8 @@ class KafkaConsumer:
 
     async def committed(self, partition: Partition) -> int | None:
         """The group's committed offset.  Raises BusUnavailableError."""
-        return (
-            await self._asked(self._client.committed(TopicPartition(*partition)))
-            if self._group
-            else None
-        )
+        target = TopicPartition(*partition)
+        return await self._asked(self._client.committed(target)) if self._group else None
 
     async def seek(self, partition: Partition, offset: int) -> None:
         """Goes to an offset.  Raises KeyError where the partition is not assigned."""

@@ -10,7 +10,7 @@ import pytest
 from bus_place import Place
 from bus_reading import Member, read, send, until, values
 
-from collectors.contract.bus import FencedError, Message, Partition
+from collectors.contract.bus import BusUnavailableError, FencedError, Message, Partition
 
 
 def numbered(topic: str, count: int, start: int = 0) -> list[Message]:
@@ -211,3 +211,31 @@ async def test_a_failing_listener_is_the_members_own_affair(place: Place) -> Non
         await joining
         await failing.stop()
         await other.stop()
+
+
+async def test_a_newcomer_with_a_topic_that_is_not_there_disturbs_nobody(place: Place) -> None:
+    topic = place.topic()
+    async with place.bus(topic) as bus:
+        member = Member(bus, topic.name, place.name("group"))
+        await member.start()
+        newcomer = bus.consumer([topic.name, place.name("nowhere")], place.name("group"))
+        with pytest.raises(BusUnavailableError, match="nowhere"):
+            await newcomer.start()
+        await send(bus, numbered(topic.name, 5))
+        assert values(await read(member.consumer, 5)) == [b"%d" % i for i in range(5)]
+        assert [word for word, _ in member.told] == ["assigned"]
+        await member.consumer.stop()
+
+
+async def test_members_may_read_different_topics(place: Place) -> None:
+    one, two = place.topic("one", partitions=2), place.topic("two", partitions=2)
+    async with place.bus(one, two) as bus:
+        both = Member(bus, one.name, place.name("group"))
+        both.consumer = bus.consumer([one.name, two.name], place.name("group"))
+        await both.start()
+        assert len(both.consumer.assigned) == 4
+        await send(bus, [*numbered(one.name, 10), *numbered(two.name, 10)])
+        chunks = await read(both.consumer, 20)
+        assert {chunk.partition.topic for chunk in chunks} == {one.name, two.name}
+        await bus.delete_topics([two.name])
+        await both.consumer.stop()
