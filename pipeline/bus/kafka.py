@@ -106,7 +106,7 @@ class KafkaBus:
             await self._until(lambda: are_gone(admin, names))
 
     async def health(self) -> dict[str, str]:
-        """What answers; raises BusUnavailableError."""
+        """What answers (the protocol does not tell a release); raises BusUnavailableError."""
         async with administrator(self._bootstrap, self._timeout_s) as admin:
             cluster = await admin.describe_cluster()
         return {
