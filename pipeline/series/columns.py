@@ -170,10 +170,12 @@ def _column(samples: RawSamples, name: str, like: Any) -> Any:
 
 
 def concat_raw(sets: Sequence[RawSamples]) -> RawSamples:
-    """All samples of all sets in their order, over one sorted table of the nodes in use."""
+    """All samples of all sets in their order; a table of nodes that all share stays as it is."""
     if not sets:
         return empty_raw()
-    nodes, node = recode_nodes([(one.nodes, one.node) for one in sets])
+    nodes, node = sets[0].nodes, [one.node for one in sets]
+    if any(one.nodes is not nodes for one in sets):
+        nodes, node = recode_nodes([(one.nodes, one.node) for one in sets])
     like = {name: column for one in sets for name, column in one.values.items()}
     return RawSamples(
         nodes,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Rows = NDArray[np.intp] | slice
+Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
 Present = NDArray[np.bool_]
 
 FILLER = 0

@@ -53,6 +53,7 @@ class Block:
     rows: int
 
 
+@lru_cache(maxsize=131_072)
 def tag_value(text: str) -> str | None:
     """The text escaped as a tag's value; None where line protocol cannot say it.
 
@@ -87,39 +88,48 @@ def _u64(column: NDArray[Any]) -> U64:
 
 def unwritable(nodes: Sequence[str], node: NDArray[np.int32]) -> tuple[Present, list[Refused]]:
     """Which rows no line can say because of the node's name, and each as refused."""
-    bad = np.array([tag_value(name) is None for name in nodes] or [False], np.bool_)[node]
+    lookup = np.zeros(max(1, len(nodes)), np.bool_)
+    for index in np.unique(node).tolist():
+        lookup[index] = tag_value(str(nodes[int(index)])) is None
+    bad = lookup[node]
     reason = "the node's name cannot be written as a tag"
     return bad, [Refused(reason, nodes[int(index)].encode()) for index in node[bad]]
 
 
-@lru_cache(maxsize=131_072)
-def _prefix(measurement: str, node: str, slot: int | None, origin: int) -> bytes:
-    text = f"{measurement},node={tag_value(node)}"
-    if origin:
-        text += f",origin={Origin(origin).name.lower()}"
-    return (text if slot is None else f"{text},slot={slot_text(slot)}").encode()
+def _padded(texts: Sequence[str]) -> Bytes:
+    """The texts as rows of bytes, padded on the left."""
+    encoded = [text.encode() for text in texts]
+    width = max(map(len, encoded))
+    joined = b"".join(text.rjust(width) for text in encoded)
+    return np.frombuffer(joined, np.uint8).reshape(len(encoded), width)
+
+
+def _head(measurement: str, node: str, origin: int) -> str:
+    tag = f",origin={Origin(origin).name.lower()}" if origin else ""
+    return f"{measurement},node={tag_value(node)}{tag}"
 
 
 def _prefixes(
     measurement: str, nodes: Sequence[str], node: Any, slot: U64 | None, origin: Any = 0
 ) -> Bytes:
-    """`measurement,tags` of each row, put together once per distinct set of tags."""
-    slots: list[Any] = [None]
-    code = node.astype(np.int64) * 4 + origin
-    if slot is not None:
-        distinct, index = np.unique(slot, return_inverse=True)
-        slots = [int(number) for number in distinct.tolist()]
-        code = code * len(slots) + index
-    codes: Any
-    codes, inverse = np.unique(code, return_inverse=True)
-    places, slot_codes = np.divmod(codes, len(slots))
-    texts: list[bytes] = []
-    for place, slot_code in zip(places.tolist(), slot_codes.tolist(), strict=True):
-        node_code, origin_code = divmod(int(place), 4)
-        texts.append(_prefix(measurement, str(nodes[node_code]), slots[slot_code], origin_code))
-    width = max(map(len, texts))
-    padded = b"".join(text.rjust(width) for text in texts)
-    return np.frombuffer(padded, np.uint8).reshape(len(texts), width)[inverse]
+    """`measurement,tags` of each row, out of texts per node and per slot."""
+    codes, row = np.unique(node.astype(np.int64) * 4 + origin, return_inverse=True)
+    heads = [_head(measurement, str(nodes[int(code) // 4]), int(code) % 4) for code in codes]
+    head = _padded(heads)[row]
+    if slot is None:
+        return head
+    slots, slot_row = np.unique(slot, return_inverse=True)
+    texts = [f",slot={slot_text(int(packed))}" for packed in slots]
+    tails, sizes = _padded(texts), np.array([len(text) for text in texts])
+    length, longest = head.shape[1], tails.shape[1]
+    prefix = np.full((len(head), length + longest), ord(" "), np.uint8)
+    for size in np.unique(sizes).tolist():
+        # Only the left end may be padded, so heads move to where their tails begin.
+        rows: Rows = slice(None) if size == sizes.min() == longest else sizes[slot_row] == size
+        start = longest - size
+        prefix[rows, start : start + length] = head[rows]
+        prefix[rows, start + length :] = tails[slot_row[rows], start:]
+    return prefix
 
 
 def _patterns(fields: Sequence[Numbers], rows: int, most: int) -> Iterator[tuple[Rows, bool]]:

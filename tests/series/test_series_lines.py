@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from series_data import FIRST_MINUTE, MINUTE_US, random_masks, random_parts, random_raw, slot_at
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, COUNTER_LIMIT, Kind
-from collectors.contract.identity import slot_text
+from collectors.contract.identity import Slot, pack_slot, slot_text
 from collectors.contract.record import Origin
 from pipeline.series import lines
 from pipeline.series.columns import select_raw
@@ -95,6 +95,21 @@ def test_rows_of_large_patterns_and_the_rest_are_all_there() -> None:
     assert sum(block.rows for block in blocks) == len(samples)
     assert len(blocks) > 2
     assert Counter(points(blocks)) == Counter(expected(samples))
+
+
+def test_slots_of_many_lengths_and_nodes_of_many_lengths() -> None:
+    raw = random_raw(11, 3, nodes=("a", "a-much-longer-name", "ü"), slots=6, absent=0.1)
+    slots = [
+        pack_slot(Slot(0, 0x1B, 0, 0)),
+        pack_slot(Slot(0x10000, 0xAF, 0, 0)),
+        pack_slot(Slot(0, 0x1B, 0, 0, 1, 0)),
+        pack_slot(Slot(0, 0x1B, 0, 0, 13, 0)),
+        pack_slot(Slot(0x10000, 0x1B, 0, 0, 13, 11)),
+        pack_slot(Slot(0, 0x1C, 0, 0)),
+    ]
+    slot = np.array(slots, np.uint64)[np.arange(len(raw)) % 6]
+    raw = replace(raw, slot=slot)
+    assert Counter(points(lines.raw_blocks(raw))) == Counter(expected(raw))
 
 
 def test_blocks_hold_what_the_server_takes_best() -> None:
