@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from collectors.contract.inventory import Inventory
 from collectors.kit.clock import Clock
 from pipeline.books import journal, progress, versions
-from pipeline.books.agenda import plan, roster
+from pipeline.books.agenda import Agenda, plan, roster
 from pipeline.books.claims import Claim
 from pipeline.books.database import Database
 from pipeline.books.gather import Gathered, gather
@@ -22,7 +22,7 @@ from pipeline.books.ledger import compute_hours
 from pipeline.books.progress import NodeHour
 from pipeline.books.remember import Edges, Memory, edges_of, fresh
 from pipeline.books.rows import HOUR_MINUTES, HOUR_US, LedgerRows
-from pipeline.books.spans import Spans, by_node
+from pipeline.books.spans import Spans, by_node, merge_spans, spans_of
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
 
@@ -87,6 +87,8 @@ class Computer:
         if not again:
             stored = await self._database.read(lambda one: progress.read_until(one, first))
         agenda = plan(inventory, pending, stored, hours, until_us)
+        if len(agenda.hours()) > 1:
+            await self._look_ahead(agenda, inventory)
         stamp = HourStamp(until_us, final_before_us, self._clock.wall_us())
         models, zone = Models(inventory), ZoneInfo(inventory.time_zone)
 
@@ -108,15 +110,29 @@ class Computer:
             await self._hour(await job(hour), nodes, set(), follow={})
         await self._database.write(lambda one: _settle(one, agenda.strangers, final_before_us))
 
+    async def _look_ahead(self, agenda: Agenda, inventory: Inventory) -> None:
+        """Learns the spans of all that changed before any of it is computed: an hour must know
+        that a series goes on in a later one."""
+        for hour, nodes in agenda.changed.items():
+            for chunk in self._chunks(nodes, inventory):
+                low = hour * HOUR_MINUTES
+                parts = await self._series.minutes(low, low + HOUR_MINUTES, nodes=chunk, gauges=())
+                spans = merge_spans([*self._memory.known(chunk), spans_of(parts)])
+                self._memory.remember(by_node(spans), {})
+
+    def _chunks(self, nodes: Iterable[str], inventory: Inventory) -> Iterable[list[str]]:
+        names = sorted(nodes)
+        wanted = set(names)
+        slots = [len(one.slots) for one in inventory.nodes if one.name in wanted]
+        size = self._chunk_minutes // ((max(slots, default=1) or 1) * HOUR_MINUTES)
+        return progress.in_batches(names, max(1, size))
+
     async def _hour(
         self, job: _Job, nodes: Iterable[str], changed: set[str], follow: Follow
     ) -> None:
-        names = sorted(nodes)
-        slots: dict[str, int] = {one.name: len(one.slots) for one in job.inventory.nodes}
-        widest = max((slots.get(name, 0) for name in names), default=0)
-        size = max(1, self._chunk_minutes // (max(widest, 1) * HOUR_MINUTES))
-        for chunk in progress.in_batches(names, size):
-            gathered = await gather(self._series, self._memory.known(chunk), job.hours, chunk)
+        for chunk in self._chunks(nodes, job.inventory):
+            known = self._memory.known(chunk)
+            gathered = await gather(self._series, known, job.hours, chunk)
             await self._replace(job, chunk, gathered)
             self._follow(job, gathered, changed, follow)
 
