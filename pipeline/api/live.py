@@ -27,6 +27,8 @@ from pipeline.health import KEY_PREFIX, HealthBoard, HealthRecord, parse_health
 STALE_S, DOWN_S = 2.5, 15.0
 HEALTH_KEEP_S = 60.0
 DEPTH = 2
+_AT_ONCE = 100
+"""Records of one fetch: 15 minutes of history with its details are some 50 MB."""
 FRAME_KEY, DETAIL_KEY, LABELS_KEY = b"frame", b"detail", b"labels"
 _GOING_AWAY, _SESSION_ENDED = 1001, 4401
 _log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class LiveHub:
             await self._position(consumer)
             # Asked each time: `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
             while not self._stopping:
-                self.take(await consumer.fetch(1.0))
+                self.take(await consumer.fetch(1.0, _AT_ONCE))
         finally:
             await consumer.stop()
 

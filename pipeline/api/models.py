@@ -1,4 +1,4 @@
-"""Shapes of answers and of queries, as OpenAPI states them.
+"""Shapes of answers, as OpenAPI states them.
 
 Answers with columns are written straight from arrays; their models are the
 contract's text, and tests hold answers against them.
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.api.ranges import MAX_RAW_VALUES, Resolution
+from pipeline.api.ranges import MAX_RAW_VALUES
 
 State = Literal["starting", "live", "partial", "stale", "down"]
 OriginName = Literal["measured", "replayed", "simulated", "mixed", "none"]
@@ -251,45 +251,6 @@ class SeriesAnswer(BaseModel):
         f"{MAX_RAW_VALUES:,} values.",
     )
     series: list[OneSeries]
-
-
-class SeriesQuery(BaseModel):
-    """What series are asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    node: str = Field(description="Name of a node of the inventory.")
-    slot: list[str] = Field([], description="PCI addresses, as 0000:1b:00.0; none means all.")
-    metric: list[str] = Field(
-        [], description="Names of the catalogue, and `pflops`; none means all of the catalogue."
-    )
-    from_: str | None = Field(
-        None, alias="from", description="ISO-8601 or seconds since 1970; 15 minutes before `to`."
-    )
-    to: str | None = Field(None, description="ISO-8601 or seconds since 1970; now.")
-    resolution: Resolution = Field(
-        "auto",
-        description="`raw` gives exactly what was stored; `minute` each minute; `auto` samples up "
-        "to 20 minutes, else minutes in at most 1,500 steps.",
-    )
-
-
-class GpuQuery(BaseModel):
-    """Which GPUs are asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    node: str | None = None
-    rack: str | None = None
-    hall: str | None = None
-    model: str | None = None
-    tenant: str | None = None
-    state: (
-        Literal["reporting", "silent", "active", "throttled", "down", "allocated", "power_capped"]
-        | None
-    ) = None
-    limit: int = Field(100, ge=1, le=1_000)
-    offset: int = Field(0, ge=0)
 
 
 class NodeBalance(BaseModel):

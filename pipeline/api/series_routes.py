@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 
 from collectors.contract.catalogue import CATALOGUE
 from collectors.contract.identity import parse_slot
-from pipeline.api import models
+from pipeline.api import models, queries
 from pipeline.api.deps import Api, Served, json_response
 from pipeline.api.problems import ProblemError, unknown
 from pipeline.api.ranges import MAX_RAW_VALUES, MINUTE_US, Range, make_range, time_text
@@ -87,7 +87,7 @@ async def _minutes(
     response_model_exclude_none=True,
     summary="Series of a node's GPUs",
 )
-async def series(api: Served, query: Annotated[models.SeriesQuery, Query()]) -> Response:
+async def series(api: Served, query: Annotated[queries.SeriesQuery, Query()]) -> Response:
     """Columns per slot and metric, over from ≤ time < to."""
     names = {node.name for node in api.deps.inventory().nodes}
     if query.node not in names:

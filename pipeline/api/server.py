@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,6 +48,34 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        # Frames are deflated already; doing it again per viewer costs more than all else.
+        ws_per_message_deflate=False,
+        ws_max_size=2**16,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+async def _serve(server: _Server, listening: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listening])
+    except SystemExit as error:
+        # uvicorn ends the process so; whether that is right is not its to say.
+        raise RuntimeError("the application did not start; the log says why") from error
+
+
+async def _asked(stop: asyncio.Event, started: asyncio.Event) -> None:
+    """Returns when a started server is to stop: uvicorn cleans up after none that has not."""
+    await started.wait()
+    await stop.wait()
+
+
 async def run_server(
     app: FastAPI,
     host: str,
@@ -67,35 +95,24 @@ async def run_server(
         raise ValueError(f"this application was made without a login, so not for {host}")
     listening = _listen(host, port)
     bound: int = listening.getsockname()[1]
+    started = asyncio.Event()
 
     def ready() -> None:
+        started.set()
         _log.info("serving host=%s port=%d", host, bound)
         if on_ready is not None:
             on_ready(bound)
 
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        # Frames are deflated already; doing it again per viewer costs more than all else.
-        ws_per_message_deflate=False,
-        ws_max_size=2**16,
-        server_header=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    server = _Server(config, ready)
-    serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
-    stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    server = _Server(_config(app), ready)
+    serving = asyncio.create_task(_serve(server, listening), name="http")
+    stopping = asyncio.create_task(_asked(stop, started), name="http-stop")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         api.hub.stop()
         server.should_exit = True
         await serving
-        if not server.started:
-            raise RuntimeError("the application did not start; the log says why")
     finally:
-        stopping.cancel()
-        with suppress(asyncio.CancelledError):
-            await stopping
+        for task in (serving, stopping):
+            task.cancel()
+        await asyncio.wait({serving, stopping})
         listening.close()

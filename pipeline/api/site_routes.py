@@ -13,7 +13,7 @@ from collectors.contract.catalogue import CATALOGUE
 from collectors.contract.identity import slot_text
 from collectors.contract.inventory import InstalledNode
 from collectors.contract.record import Origin, SlotLabels
-from pipeline.api import frames, models
+from pipeline.api import frames, models, queries
 from pipeline.api.deps import Api, Served, json_response
 from pipeline.api.fleet import Latest
 from pipeline.api.live_routes import snapshot
@@ -157,7 +157,7 @@ async def node_detail(api: Served, node: str) -> Response:
     return json_response(body)
 
 
-def _asked(query: models.GpuQuery, node: InstalledNode) -> bool:
+def _asked(query: queries.GpuQuery, node: InstalledNode) -> bool:
     return all(
         wanted in (None, has)
         for wanted, has in (
@@ -180,7 +180,7 @@ def _in_state(wanted: str | None, state: int | None) -> bool:
 
 
 @router.get("/gpus", response_model=models.Gpus, summary="GPUs now, filtered")
-async def gpus(api: Served, query: Annotated[models.GpuQuery, Query()]) -> Response:
+async def gpus(api: Served, query: Annotated[queries.GpuQuery, Query()]) -> Response:
     """A page of the GPUs that all filters let through, in map order."""
     places = api.places()
     if query.node is not None and query.node not in places.nodes:

@@ -284,3 +284,22 @@ async def test_a_taken_port_is_named(centre: Centre) -> None:
         port = int(address.partition(":")[2])
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             await run_server(centre.app(), "127.0.0.1", port, asyncio.Event())
+
+
+async def test_stopped_at_once_it_cleans_up(centre: Centre) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    await asyncio.wait_for(run_server(centre.app(), "127.0.0.1", 0, stop), 10)
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert "live-hub" not in names
+
+
+async def test_an_application_that_does_not_start_is_an_error(centre: Centre) -> None:
+    app = centre.app()
+
+    async def fails() -> None:
+        raise LookupError("no pages")
+
+    app.state.on_start.append(fails)
+    with pytest.raises(RuntimeError, match="did not start"):
+        await asyncio.wait_for(run_server(app, "127.0.0.1", 0, asyncio.Event()), 10)
