@@ -138,7 +138,7 @@ class Access:
     """
 
     def __init__(self, settings: ApiSettings, clock: Clock) -> None:
-        _check(settings)
+        check_login(settings)
         self.login_required = settings.login_required
         self.sessions = Sessions(clock, settings.session_s)
         self.limiter = LoginLimiter(clock)
@@ -171,7 +171,8 @@ class Access:
             return False
 
 
-def _check(settings: ApiSettings) -> None:
+def check_login(settings: ApiSettings) -> None:
+    """Raises ValueError, with what to do, where a login is needed and none can work."""
     if settings.login_required and not settings.password_hash:
         raise ValueError(
             f"listening on {settings.host} needs a login: make a hash of a password with "

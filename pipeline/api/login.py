@@ -18,6 +18,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in – Petawatch</title>
+<link rel="icon" href="data:,">
 <style>
 :root {{ color-scheme: light dark; --ink: #1b2430; --soft: #566273; --ground: #f4f6f8; --card: #fff;
   --line: #c9d1da; --accent: #14609e; --bad: #a4161a }}
@@ -43,6 +44,7 @@ button {{ background: var(--accent); color: var(--card); border: 0; font-weight:
 {alert}
 <label for="password">Operators’ password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
+<input name="username" type="text" autocomplete="username" value="operator" hidden>
 <input name="next" type="hidden" value="{target}">
 <button>Log in</button>
 </form>
