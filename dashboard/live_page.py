@@ -76,7 +76,8 @@ def _hero() -> Component:
             html.Div(_text("lv-bounds"), className="lv-hero-line lv-strong"),
             html.Div(_text("lv-method"), className="lv-hero-line"),
             html.Div(_text("lv-coverage"), className="lv-hero-line"),
-            html.Div(_text("lv-change"), className="lv-hero-line"),
+            html.Div(_text("lv-estimated"), className="lv-hero-line lv-more"),
+            html.Div(_text("lv-change"), className="lv-hero-line lv-more"),
         ],
         className="lv-hero-figure",
     )
@@ -125,7 +126,7 @@ def _step(key: str, title: str) -> Component:
             html.Span(className="lv-bar-drop", id=f"lv-{key}-gap"),
             html.Span(className=f"lv-bar lv-bar-{key}", id=f"lv-{key}-bar"),
             *(
-                [html.Span(className="lv-bounds-mark", id="lv-bounds-mark")]
+                [html.Span(className="lv-bounds-mark", id="lv-bounds-mark", hidden=True)]
                 if key == "delivered"
                 else []
             ),
@@ -214,7 +215,11 @@ def _charts() -> Component:
 
 def _chart(key: str, title: str, unit: str) -> Component:
     note = html.Span(
-        [html.Span("last 15 minutes · "), html.Span(unit, id=f"lv-chart-{key}-unit")],
+        [
+            _text(f"lv-chart-{key}-span"),
+            html.Span(" · "),
+            html.Span(unit, id=f"lv-chart-{key}-unit"),
+        ],
         className="pw-note",
     )
     canvas = html.Div(

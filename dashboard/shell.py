@@ -22,7 +22,6 @@ def index_string(files: StaticFiles) -> str:
 <html lang="en-GB">
 <head>
 {{%metas%}}
-<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark light">
 <title>{{%title%}}</title>
 <link rel="icon" type="image/svg+xml" href="{files.url("mark.svg")}">

@@ -1,7 +1,13 @@
 // Lines of the last 15 minutes on a canvas: small, exact, no animation.
 
-const SPAN_S = 900;
-const PAD = { left: 52, right: 12, top: 12, bottom: 22 };
+import { typeScale } from "./text.js";
+
+const LEAST_S = 120;
+
+function padding() {
+  const scale = typeScale();
+  return { left: 52 * scale, right: 12 * scale, top: 12 * scale, bottom: 22 * scale, scale };
+}
 
 export function fit(canvas) {
   const scale = devicePixelRatio || 1;
@@ -83,7 +89,7 @@ export class LineChart {
     };
     for (const { values } of series) values.forEach(take);
     for (const { value } of references) take(value);
-    if (low > high) return [0, 1];
+    if (low > high) return null;
     if (this.zero) return [0, high * 1.06];
     const room = Math.max((high - low) * 0.25, Math.abs(high) * 0.01, 1e-9);
     return [low - room, high + room];
@@ -93,14 +99,22 @@ export class LineChart {
     if (!this.data || !this.canvas.clientWidth) return;
     const { pen, wide, high } = fit(this.canvas);
     const { times } = this.data;
-    const [low, top] = this.range();
+    const range = this.range();
+    const PAD = padding();
+    pen.font = `${11 * PAD.scale}px ${getComputedStyle(this.canvas).fontFamily}`;
+    if (!range) {
+      this.label(pen, "No values in the last 15 minutes", PAD.left, high / 2, this.data.colours.dim);
+      return;
+    }
+    const [low, top] = range;
     const end = times.at(-1) ?? 0;
     const innerWide = wide - PAD.left - PAD.right;
     const innerHigh = high - PAD.top - PAD.bottom;
-    const toX = (time) => PAD.left + innerWide * (1 - (end - time) / SPAN_S);
+    // Whole minutes from 2 on: a centre that has just started is not drawn into a corner.
+    const span = Math.max(LEAST_S, 60 * Math.ceil((end - (times[0] ?? end)) / 60));
+    const toX = (time) => PAD.left + innerWide * (1 - (end - time) / span);
     const toY = (value) => PAD.top + innerHigh * (1 - (value - low) / (top - low));
-    const frame = { pen, wide, high, low, top, end, toX, toY, bottom: high - PAD.bottom };
-    pen.font = `11px ${getComputedStyle(this.canvas).fontFamily}`;
+    const frame = { pen, wide, high, low, top, end, span, toX, toY, bottom: high - PAD.bottom, PAD };
     this.drawGrid(frame);
     pen.save();
     pen.beginPath();
@@ -112,7 +126,7 @@ export class LineChart {
     if (this.pointer !== null) this.drawCursor(frame);
   }
 
-  drawGrid({ pen, wide, low, top, end, toX, toY, bottom }) {
+  drawGrid({ pen, wide, low, top, end, span, toX, toY, bottom, PAD }) {
     const { colours } = this.data;
     pen.lineWidth = 1;
     pen.strokeStyle = colours.grid;
@@ -130,10 +144,11 @@ export class LineChart {
     }
     pen.textAlign = "center";
     pen.textBaseline = "alphabetic";
-    for (let time = Math.ceil((end - SPAN_S) / 300) * 300; end && time <= end; time += 300) {
+    const every = span > 600 ? 300 : span > 180 ? 60 : 30;
+    for (let time = Math.ceil((end - span) / every) * every; end && time <= end; time += every) {
       const x = toX(time);
       if (x < PAD.left + 14 || x > wide - 18) continue;
-      pen.fillText(clock(time).slice(0, 5), x, bottom + 16);
+      pen.fillText(clock(time).slice(0, every < 60 ? 8 : 5), x, bottom + 16 * PAD.scale);
     }
   }
 
@@ -165,7 +180,7 @@ export class LineChart {
     pen.globalAlpha = 1;
   }
 
-  drawReferences({ pen, wide, toY, toX }) {
+  drawReferences({ pen, wide, toY, toX, PAD }) {
     const { colours, references, series, times } = this.data;
     pen.textAlign = "left";
     pen.textBaseline = "alphabetic";
@@ -179,12 +194,14 @@ export class LineChart {
       pen.lineTo(wide - PAD.right, y);
       pen.stroke();
       pen.setLineDash([]);
-      this.label(pen, name, PAD.left + 6, y + 14, colours.dim);
+      pen.textAlign = "right";
+      this.label(pen, name, wide - PAD.right - 4, y + 14 * PAD.scale, colours.dim);
+      pen.textAlign = "left";
     }
     for (const { values, name, dashed } of series) {
       const last = values.at(-1);
       if (!dashed || !name || last === null || last === undefined || Number.isNaN(last)) continue;
-      this.label(pen, name, Math.max(PAD.left + 6, toX(times[0]) + 6), toY(last) + 14, colours.dim);
+      this.label(pen, name, Math.max(PAD.left + 6, toX(times[0]) + 6), toY(last) + 14 * PAD.scale, colours.dim);
     }
   }
 
@@ -193,7 +210,7 @@ export class LineChart {
     pen.fillText(text, x, y);
   }
 
-  drawCursor({ pen, wide, toX, toY, bottom }) {
+  drawCursor({ pen, wide, toX, toY, bottom, PAD }) {
     const { times, series, colours } = this.data;
     let nearest = -1;
     let least = 24;
@@ -218,10 +235,10 @@ export class LineChart {
     const textWide = pen.measureText(text).width + 12;
     const left = Math.min(wide - PAD.right - textWide, Math.max(PAD.left, x - textWide / 2));
     pen.fillStyle = colours.raised;
-    pen.fillRect(left, 0, textWide, 18);
+    pen.fillRect(left, 0, textWide, 18 * PAD.scale);
     pen.textAlign = "left";
     pen.textBaseline = "middle";
-    this.label(pen, text, left + 6, 9.5, colours.text);
+    this.label(pen, text, left + 6, 9.5 * PAD.scale, colours.text);
     for (const { values, colour } of solid) {
       if (values[nearest] === null || Number.isNaN(values[nearest])) continue;
       pen.beginPath();

@@ -1,13 +1,9 @@
 // Places every GPU of a layout into a box: halls → racks → nodes (rows) → slots (columns).
 
-const LABEL = 15;
-const HALL = 22;
-const HALL_SPACE = 8;
-const ROW_SPACE = 8;
-const RACK_SPACE = 12;
+// Sizes at 14 px type; `scale` is how much larger the page's type is.
+const SIZES = { label: 15, hall: 22, hallSpace: 8, rowSpace: 8, rackSpace: 12, most: 24 };
 const MOST_COLUMNS = 8;
 const CELL_LEAST = 3;
-const CELL_MOST = 24;
 
 // GPUs in frame order, with the names needed to speak of them.
 export function listGpus(layout) {
@@ -33,56 +29,58 @@ function rackRows(rack) {
 }
 
 // The number of racks side by side, and the cell, that fill width × height best.
-function choose(layout, width, height) {
+function choose(layout, width, height, sizes) {
   const tallest = Math.max(...layout.halls.flatMap((hall) => hall.racks.map(rackRows)));
   const widest = Math.max(...layout.halls.map((hall) => hall.racks.length));
   let best = null;
   for (let across = 1; across <= widest; across += 1) {
     const lines = layout.halls.reduce((sum, hall) => sum + Math.ceil(hall.racks.length / across), 0);
-    const wide = Math.floor((width - (across - 1) * RACK_SPACE) / across / MOST_COLUMNS);
-    const fixed = layout.halls.length * (HALL + HALL_SPACE) - HALL_SPACE + lines * (LABEL + ROW_SPACE) - ROW_SPACE;
-    const free = height === null ? wide * lines * tallest : height - fixed;
-    const high = Math.floor(free / lines / tallest);
-    const cellWide = Math.min(wide, Math.floor(high * 1.5), CELL_MOST);
-    const cellHigh = Math.min(high, Math.floor(wide * 1.5), CELL_MOST);
+    const wide = Math.floor((width - (across - 1) * sizes.rackSpace) / across / MOST_COLUMNS);
+    const fixed = layout.halls.length * (sizes.hall + sizes.hallSpace) - sizes.hallSpace + lines * (sizes.label + sizes.rowSpace) - sizes.rowSpace;
+    const high = Math.floor((height - fixed) / lines / tallest);
+    const cellWide = Math.min(wide, Math.floor(high * 1.6), sizes.most);
+    const cellHigh = Math.min(high, Math.floor(wide * 1.6), sizes.most);
     if (cellWide < CELL_LEAST || cellHigh < CELL_LEAST) continue;
-    const score = cellWide * cellHigh;
+    // Large cells, and lines that are full: a rack alone in its line wastes all the others.
+    const filled = layout.halls.reduce((sum, hall) => sum + hall.racks.length, 0) / (lines * across);
+    const score = cellWide * cellHigh * Math.sqrt(filled);
     if (!best || score > best.score) best = { across, cellWide, cellHigh, score };
   }
   return best ?? { across: 1, cellWide: CELL_LEAST, cellHigh: CELL_LEAST };
 }
 
-function chooseByWidth(layout, width) {
-  const across = Math.max(1, Math.min(3, Math.floor((width + RACK_SPACE) / (MOST_COLUMNS * 11 + RACK_SPACE))));
-  const cell = Math.min(CELL_MOST, Math.floor((width - (across - 1) * RACK_SPACE) / across / MOST_COLUMNS));
+function chooseByWidth(width, sizes) {
+  const across = Math.max(1, Math.min(3, Math.floor((width + sizes.rackSpace) / (MOST_COLUMNS * 11 + sizes.rackSpace))));
+  const cell = Math.min(sizes.most, Math.floor((width - (across - 1) * sizes.rackSpace) / across / MOST_COLUMNS));
   return { across, cellWide: cell, cellHigh: Math.min(cell, 14) };
 }
 
 // → {x, y: Int16Array per GPU, cellWide, cellHigh, labels, height}; height null flows freely.
-export function place(layout, width, height) {
-  const { across, cellWide, cellHigh } = height === null ? chooseByWidth(layout, width) : choose(layout, width, height);
+export function place(layout, width, height, scale) {
+  const sizes = Object.fromEntries(Object.entries(SIZES).map(([name, size]) => [name, Math.round(size * scale)]));
+  const { across, cellWide, cellHigh } = height === null ? chooseByWidth(width, sizes) : choose(layout, width, height, sizes);
   const rackWide = cellWide * MOST_COLUMNS;
-  const space = across > 1 ? Math.min(40, (width - across * rackWide) / (across - 1)) : 0;
+  const space = across > 1 ? (width - across * rackWide) / (across - 1) : 0;
   const x = new Float32Array(layout.gpus);
   const y = new Float32Array(layout.gpus);
   const labels = [];
   let gpu = 0;
   let top = 0;
   for (const hall of layout.halls) {
-    labels.push({ text: hall.name, detail: hallDetail(hall), x: 0, y: top + 12, hall: true });
-    top += HALL;
+    labels.push({ text: hall.name, detail: hallDetail(hall), x: 0, y: top + 12 * scale, hall: true });
+    top += sizes.hall;
     for (let first = 0; first < hall.racks.length; first += across) {
       const line = hall.racks.slice(first, first + across);
       line.forEach((rack, column) => {
         const left = Math.round(column * (rackWide + space));
-        labels.push({ text: rack.name, x: left, y: top + 10, hall: false });
-        gpu = placeRack(rack, left, top + LABEL, { cellWide, cellHigh }, { x, y }, gpu);
+        labels.push({ text: rack.name, x: left, y: top + 10 * scale, hall: false });
+        gpu = placeRack(rack, left, top + sizes.label, { cellWide, cellHigh }, { x, y }, gpu);
       });
-      top += LABEL + Math.max(...line.map(rackRows)) * cellHigh + ROW_SPACE;
+      top += sizes.label + Math.max(...line.map(rackRows)) * cellHigh + sizes.rowSpace;
     }
-    top += HALL_SPACE;
+    top += sizes.hallSpace;
   }
-  return { x, y, cellWide, cellHigh, labels, height: Math.ceil(top - HALL_SPACE - ROW_SPACE + 2) };
+  return { x, y, cellWide, cellHigh, labels, height: Math.ceil(top - sizes.hallSpace - sizes.rowSpace + 2) };
 }
 
 function placeRack(rack, left, top, cell, out, start) {

@@ -49,6 +49,12 @@ export class History {
     for (const name of FIELDS) this.columns[name].splice(0, drop);
   }
 
+  // How much is held, in whole minutes from 2 to 15.
+  minutes() {
+    const held = ((this.time.at(-1) ?? 0) - (this.time[0] ?? 0)) / 60e6;
+    return Math.min(15, Math.max(2, Math.ceil(held)));
+  }
+
   seconds() {
     return this.time.map((time) => time / 1e6);
   }

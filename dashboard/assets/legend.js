@@ -32,10 +32,11 @@ function scaleBar(mode, theme) {
   if (at !== null) {
     const mark = element("span", "lv-scale-mark");
     mark.style.left = `${(100 * at).toFixed(1)}%`;
-    mark.append(element("span", "lv-scale-text", markText));
     bar.append(mark);
   }
-  return element("div", "lv-scale-box", element("span", "", low), bar, element("span", "", `${high}${THIN}${unit}`));
+  const box = element("div", "lv-scale-box", element("span", "", low), bar, element("span", "", `${high}${THIN}${unit}`));
+  if (at !== null) box.append(element("span", "lv-key-item", element("span", "lv-key-mark"), markText));
+  return box;
 }
 
 function tenantKeys(header) {

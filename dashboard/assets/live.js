@@ -97,8 +97,8 @@ export class LiveView {
     const bounds = low === null || high === null ? "Nothing is measured" : `${figure(low)} – ${figure(high)} bounds of the measurement`;
     setText("lv-bounds", bounds);
     setText("lv-method", METHODS[header.method] ?? (header.method === "none" ? "no method applies" : header.method));
-    const apart = estimated ? ` · ${withUnit(estimated, "PFLOPS", 1)} estimated, not counted` : "";
-    setText("lv-coverage", `${percent(header.coverage, 1, 1)} of installed GPU time measured${apart}`);
+    setText("lv-coverage", `${percent(header.coverage, 1, 1)} of installed GPU time measured`);
+    setText("lv-estimated", estimated ? `${withUnit(estimated, "PFLOPS", 1)} estimated, not counted` : "");
     const moved = this.history.change("pflops_delivered");
     const sign = moved && moved.change < 0 ? "−" : "+";
     setText("lv-change", moved ? `${sign}${figure(Math.abs(moved.change))} in ${moved.minutes}${THIN}min` : "");
@@ -181,6 +181,8 @@ export class LiveView {
     if (!header) return;
     const colours = this.palette();
     const times = this.history.seconds();
+    const minutes = this.history.minutes();
+    for (const key of ["delivered", "power"]) setText(`lv-chart-${key}-span`, `last ${minutes}${THIN}min`);
     const { columns } = this.history;
     const lines = [
       { values: columns.pflops_allocated, colour: colours.allocated, dashed: true, name: "allocated" },

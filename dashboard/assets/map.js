@@ -3,7 +3,7 @@
 import { ABSENT, STATE } from "./frame.js";
 import { gpuAt, listGpus, neighbour, place } from "./geometry.js";
 import { OTHER, TENANTS, colourTable } from "./scales.js";
-import { go } from "./text.js";
+import { go, typeScale } from "./text.js";
 
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const FLAG = { throttled: 1, down: 2, silent: 4, unallocated: 8, absent: 16, other: 32 };
@@ -77,7 +77,7 @@ export class GpuMap {
     const width = box.clientWidth;
     const height = flows ? null : box.clientHeight;
     if (!width || (height !== null && height < 40)) return;
-    this.placed = place(this.layout, width, height);
+    this.placed = place(this.layout, width, height, typeScale());
     const shown = height ?? this.placed.height;
     this.scale = devicePixelRatio || 1;
     this.canvas.width = Math.round(width * this.scale);
@@ -100,15 +100,16 @@ export class GpuMap {
   drawLabels() {
     const { context: pen, colours } = this;
     const family = getComputedStyle(document.body).fontFamily;
+    const scale = typeScale();
     for (const label of this.placed.labels) {
-      pen.font = `${label.hall ? 600 : 450} ${label.hall ? 12 : 10.5}px ${family}`;
+      pen.font = `${label.hall ? 600 : 450} ${(label.hall ? 12 : 10.5) * scale}px ${family}`;
       pen.fillStyle = label.hall ? colours.text : colours.dim;
       pen.fillText(label.text, label.x, label.y);
       if (!label.hall) continue;
       const wide = pen.measureText(label.text).width;
-      pen.font = `450 11.5px ${family}`;
+      pen.font = `450 ${11.5 * scale}px ${family}`;
       pen.fillStyle = colours.dim;
-      pen.fillText(label.detail, label.x + wide + 10, label.y);
+      pen.fillText(label.detail, label.x + wide + 10 * scale, label.y);
     }
   }
 

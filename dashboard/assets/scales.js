@@ -10,7 +10,7 @@ export const OTHER = "#7b8694";
 // healthy fleet looks calm and only what needs a person stands out.
 export const SCALES = {
   temperature: {
-    column: "temperature_c", unit: "°C", perUnit: 1, low: "≤ 25", high: "≥ 95", mark: 84, markText: "84 limit",
+    column: "temperature_c", unit: "°C", perUnit: 1, low: "≤ 25", high: "≥ 95", mark: 84, markText: "84\u2009°C limit",
     dark: [[25, "#152036"], [50, "#252b5a"], [66, "#42397c"], [78, "#7d3f86"], [82, "#c24d74"], [84, "#f5893b"], [95, "#fdf3bd"]],
     light: [[25, "#eaf0f8"], [50, "#cbd3ec"], [66, "#aaa7da"], [78, "#a878b8"], [82, "#bd4a7c"], [84, "#b3202f"], [95, "#4a0610"]],
   },

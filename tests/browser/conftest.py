@@ -35,9 +35,13 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    """One browser for all tests; each has a context of its own."""
+    """One browser for a file's tests; each test has a context of its own.
+
+    Not for the whole session: while Playwright is open, no test that has an
+    event loop of its own can run in this process.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
         yield browser
@@ -70,16 +74,26 @@ def fleet(served: tuple[FakeFleet, str]) -> Iterator[FakeFleet]:
 
 @pytest.fixture
 def opened(browser: Browser, served: tuple[FakeFleet, str], fleet: FakeFleet) -> Iterator[Opener]:
-    """Opens a page at a path; at the end no page may have complained on its console."""
+    """Opens a page at a path; at the end no page may have complained on its console.
+
+    `policy` keeps the server's Content-Security-Policy, under which a test's
+    own expressions cannot run in the page.
+    """
     complaints: list[str] = []
     with ExitStack() as stack:
 
         def open_page(
-            path: str = "/", *, width: int = 1_440, height: int = 900, scheme: str = "dark"
+            path: str = "/",
+            *,
+            width: int = 1_440,
+            height: int = 900,
+            scheme: str = "dark",
+            policy: bool = False,
         ) -> Page:
             context = browser.new_context(
                 viewport={"width": width, "height": height},
                 color_scheme="light" if scheme == "light" else "dark",
+                bypass_csp=not policy,
             )
             stack.callback(context.close)
             page = context.new_page()

@@ -19,10 +19,16 @@ import httpx
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, WebSocket, WebSocketDisconnect
 from numpy.typing import NDArray
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.app import create_pages, warm_up
 
 Floats = NDArray[np.float64]
+POLICY = (
+    b"default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
+)
 START_US = 1_795_500_000_000_000
 TENANTS = (
     "Meridian Language Models", "HK Bioinformatics", "Lantau Vision", "PolyU Materials", "Orchid Speech",
@@ -306,12 +312,28 @@ def create_app(fleet: FakeFleet) -> FastAPI:
         await client[0].aclose()
 
     app = FastAPI(lifespan=lifespan)
+    app.add_middleware(_Policy)
     _add_routes(app, fleet)
     client.append(
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://pages")
     )
     create_pages(app, api_base="", client=client[0])
     return app
+
+
+class _Policy:
+    """Sends the strict policy that the real server sends, so that a breach fails a test."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
 
 
 def _add_routes(app: FastAPI, fleet: FakeFleet) -> None:

@@ -88,7 +88,7 @@ def test_what_is_not_measured_is_a_dash_and_an_estimate_stays_apart(
     wait_frames(page)
     expect(page.locator("#lv-pflops")).to_have_text("–")
     expect(page.locator("#lv-power")).to_have_text("–")
-    expect(page.locator("#lv-coverage")).to_contain_text("estimated, not counted")
+    expect(page.locator("#lv-estimated")).to_contain_text("estimated, not counted")
     expect(page.locator("#lv-delivered-drop")).to_have_text("not measured")
 
 
@@ -133,6 +133,15 @@ def test_a_phone_scrolls_down_only(opened: Opener, path: str):
     page = opened(path, width=390, height=844)
     page.wait_for_function("window.__live?.n >= 2 && document.querySelector('#pw-page h1')")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.parametrize(
+    ("path", "ready"),
+    [("/", "#lv-attention-rows tr"), ("/nodes/a03n02", "#nd-charts .scatterlayer .trace")],
+)
+def test_the_pages_need_no_inline_script_and_no_eval(opened: Opener, path: str, ready: str):
+    page = opened(path, policy=True)
+    expect(page.locator(ready).first).to_be_attached(timeout=20_000)
 
 
 def test_dash_opens_no_socket_of_its_own(opened: Opener):
