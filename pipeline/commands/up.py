@@ -14,7 +14,7 @@ import click
 from collectors.contract.source import BackendUnavailableError, Source, SourceOptions
 from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.config import ConfigError
-from collectors.kit.lifecycle import run_stages, stop_signals
+from collectors.kit.lifecycle import Stage, run_stages, stop_signals
 from collectors.kit.options import setting_options
 from pipeline.commands import stages
 from pipeline.commands.wiring import Installation, install, load_settings, make_source
@@ -86,24 +86,24 @@ async def run(installation: Installation, source: Source, said: Callable[[str], 
     """Starts all parts, and stops them in the direction in which data flows."""
     stop = asyncio.Event()
     try:
-        await installation.start()
-        roles = stages.role_stages(installation, stages.ROLES)
-        app = stages.make_app(
-            installation,
-            installation.board("serve"),
-            installation.usage(),
-        )
-        order = [
-            stages.source_stage(source, installation),
-            *roles,
-            stages.retention_stage(installation),
-            stages.health_stage(installation),
-            stages.serve_stage(app, installation, said),
-        ]
         with stop_signals(stop):
-            await run_stages(order, stop, installation.clock)
+            await installation.start()
+            await run_stages(_stages(installation, source, said), stop, installation.clock)
     finally:
         await installation.close()
+
+
+def _stages(installation: Installation, source: Source, said: Callable[[str], None]) -> list[Stage]:
+    """In the order in which data flows."""
+    roles = stages.role_stages(installation, stages.ROLES)
+    app = stages.make_app(installation, installation.board("serve"), installation.usage())
+    return [
+        stages.source_stage(source, installation),
+        *roles,
+        stages.retention_stage(installation),
+        stages.health_stage(installation),
+        stages.serve_stage(app, installation, said),
+    ]
 
 
 def _has_display() -> bool:

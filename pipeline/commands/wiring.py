@@ -193,7 +193,7 @@ def install(
 ) -> Installation:
     """The parts that the settings name.  Raises ConfigError for addresses that cannot be."""
     try:
-        bus = open_bus(settings.bus, clock)
+        bus = open_bus(settings.bus, clock, session_timeout_s=settings.kafka_session_timeout_s)
         store = _series(settings) if series else None
         database = Database(settings.books) if books else None
     except ValueError as error:

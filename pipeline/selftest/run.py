@@ -179,8 +179,7 @@ class Selftest:
         checks.append(compare.same("records refused", rejected, dead))
         hours = compare.hours_of(self._minutes)
         ledger = await self._installation.usage().rows(hours)
-        rows = {tuple(key): row for key, row in truth.rows.items()}
-        checks += compare.ledger_checks(rows, ledger)
+        checks += compare.ledger_checks(truth.rows, ledger)
         installed = sum(inventory.gpus(hour * HOUR_US) * HOUR_US for hour in hours)
         checks.append(compare.installed_check(ledger, installed))
         return checks

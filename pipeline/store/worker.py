@@ -173,7 +173,7 @@ class StoreWorker:
     ) -> Any:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(error),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             sleep=self._clock.sleep,
             before_sleep=before_sleep or self._absent_peer,
             reraise=True,
