@@ -24,7 +24,7 @@ from dashboard.node_page import node_list_page, node_page, trouble
 from dashboard.shell import index_string, shell
 from dashboard.static import Squeezed, StaticFiles
 
-_LAZY = ("async-graph", "async-dropdown")
+_LAZY = ("async-graph",)
 _PAGE = re.compile(r"/nodes(/[^/]*)?/?")
 _SCRIPT = re.compile(r'src="(/_dash-component-suites/[^"]+)"')
 

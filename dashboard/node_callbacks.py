@@ -14,7 +14,7 @@ from dash.exceptions import PreventUpdate
 
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.figures import metrics_of, node_figure, panels
-from dashboard.node_page import address
+from dashboard.node_page import RANGES, range_id
 from dashboard.words import count
 
 Json = dict[str, Any]
@@ -24,26 +24,19 @@ def add_node_callbacks(dash: Any, api: ApiClient) -> None:
     """Registers the callbacks on `dash`, asking `api`."""
 
     @dash.callback(
-        Output("pw-url", "pathname"),
-        Input("nd-picker", "value"),
-        State("nd-node", "data"),
-        prevent_initial_call=True,
-    )
-    async def pick_node(name: str | None, node: Json) -> str:  # pyright: ignore[reportUnusedFunction]
-        if not name or name == node["name"]:
-            raise PreventUpdate
-        return address(name)
-
-    @dash.callback(
         Output("nd-window", "data"),
-        Input("nd-range", "value"),
+        *[Input(range_id(minutes), "n_clicks") for _, minutes in RANGES],
         Input("nd-charts", "relayoutData"),
+        State("nd-window", "data"),
         prevent_initial_call=True,
     )
-    async def pick_window(minutes: int, relayout: Json | None) -> Json:  # pyright: ignore[reportUnusedFunction]
-        if _trigger() == "nd-range":
-            return {"minutes": minutes}
-        return zoomed(relayout or {}, minutes)
+    async def pick_window(*given: Any) -> Json:  # pyright: ignore[reportUnusedFunction]
+        relayout, window = given[-2:]
+        trigger = _trigger()
+        for _, minutes in RANGES:
+            if trigger == range_id(minutes):
+                return {"minutes": minutes, "zoom": None}
+        return {**window, "zoom": zoomed(relayout or {})}
 
     @dash.callback(
         Output("nd-charts", "figure"),
@@ -55,7 +48,7 @@ def add_node_callbacks(dash: Any, api: ApiClient) -> None:
         State("nd-node", "data"),
     )
     async def draw(window: Json, _ticks: int | None, node: Json) -> tuple[Any, ...]:  # pyright: ignore[reportUnusedFunction]
-        if _trigger() == "nd-tick" and "minutes" not in window:
+        if _trigger() == "nd-tick" and window["zoom"]:
             raise PreventUpdate
         try:
             return await _drawn(api, window, node)
@@ -68,14 +61,17 @@ def _trigger() -> Any:
     return context.triggered_id
 
 
-def zoomed(relayout: Json, minutes: int) -> Json:
-    """The window after a zoom; raises PreventUpdate when the axis has not moved."""
+def zoomed(relayout: Json) -> list[str] | None:
+    """First and last moment after a zoom, None after its end.
+
+    Raises PreventUpdate when the axis has not moved.
+    """
     if relayout.get("xaxis.autorange"):
-        return {"minutes": minutes}
+        return None
     start, end = relayout.get("xaxis.range[0]"), relayout.get("xaxis.range[1]")
     if start is None or end is None:
         raise PreventUpdate
-    return {"from": _moment(str(start)), "to": _moment(str(end))}
+    return [_moment(str(start)), _moment(str(end))]
 
 
 def _moment(text: str) -> str:
@@ -90,8 +86,9 @@ def _iso(moment: datetime) -> str:
 
 async def _window(api: ApiClient, window: Json) -> tuple[str, str]:
     """First and last moment: the newest sample ends a range, not the reader's clock."""
-    if "minutes" not in window:
-        return window["from"], window["to"]
+    if window["zoom"]:
+        start, end = window["zoom"]
+        return start, end
     newest = (await api.get("/live")).get("time")
     if newest is None:
         raise ApiError("There are no samples yet.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -75,48 +75,46 @@ def _side(at: int) -> str:
     return "pw-right" if at >= 4 else ""
 
 
-def address(name: str) -> str:
-    """Where a node's page is."""
-    return f"/nodes/{quote(name, safe='')}"
-
-
 async def node_page(api: ApiClient, quoted: str) -> Component:
     """One node's page, its charts still empty: they come by their own callback."""
     name = unquote(quoted)
     try:
         node = await api.node(name)
-        names = [str(row["node"]) for row in await api.nodes()]
     except ApiError as error:
         return html.Div(trouble(str(error)), id="pw-node", className="nd")
     slots = [str(gpu["slot"]) for gpu in node["gpus"]]
     parts = [
         dcc.Store(id="nd-node", data={"name": name, "slots": slots}),
-        dcc.Store(id="nd-window", data={"minutes": RANGES[0][1]}),
+        dcc.Store(id="nd-window", data={"minutes": RANGES[0][1], "zoom": None}),
         dcc.Interval(id="nd-tick", interval=_REFRESH_MS),
-        _head(name, names, node),
+        _head(name, node),
         html.Div([_charts(), _side_panel(node)], className="nd-body"),
     ]
     return html.Div(parts, id="pw-node", className="nd")
 
 
-def _head(name: str, names: Sequence[str], node: Json) -> Component:
-    picker = dcc.Dropdown(
-        id="nd-picker",
-        options=list(names),
-        value=name,
-        clearable=False,
-        searchable=True,
-        className="nd-picker",
+def range_id(minutes: int) -> str:
+    """The id of the button that chooses a range."""
+    return f"nd-range-{minutes}"
+
+
+def _range_buttons() -> Component:
+    buttons = [
+        html.Button(
+            words,
+            id=range_id(minutes),
+            type="button",
+            className="pw-segment nd-range",
+            **attributes(aria_pressed=str(minutes == RANGES[0][1]).lower()),
+        )
+        for words, minutes in RANGES
+    ]
+    return html.Div(
+        buttons, className="pw-segments", role="group", **attributes(aria_label="Range")
     )
-    ranges = dcc.RadioItems(
-        id="nd-range",
-        options=[{"label": words, "value": minutes} for words, minutes in RANGES],
-        value=RANGES[0][1],
-        inline=True,
-        className="pw-segments nd-ranges",
-        labelClassName="pw-segment",
-        inputClassName="pw-unseen",
-    )
+
+
+def _head(name: str, node: Json) -> Component:
     facts = [
         f"{count(len(node['gpus']), 'GPU')} · {node['model']}",
         f"{node.get('hall') or NONE} · rack {node.get('rack') or NONE}",
@@ -125,10 +123,10 @@ def _head(name: str, names: Sequence[str], node: Json) -> Component:
     return html.Div(
         [
             html.H1(name, className="nd-title"),
-            picker,
+            html.Div(id="nd-picker", className="nd-picker"),
             html.Div([html.Span(fact) for fact in facts], className="nd-facts"),
             html.Span(id="nd-status", className="pw-note nd-status"),
-            ranges,
+            _range_buttons(),
         ],
         className="nd-head",
     )

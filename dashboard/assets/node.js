@@ -1,6 +1,7 @@
 // The Node page: one cursor over all charts, its values in the table, one GPU alone on demand.
 
-import { number } from "./text.js";
+import { getJson } from "./feed.js";
+import { element, go, number } from "./text.js";
 
 export class NodeView {
   constructor(root) {
@@ -11,6 +12,27 @@ export class NodeView {
     this.watch = new MutationObserver(() => this.bind());
     this.watch.observe(root, { childList: true, subtree: true });
     this.bind();
+    this.makePicker();
+  }
+
+  // The browser's own list of suggestions: searchable, and at home on every device.
+  async makePicker() {
+    const place = this.root.querySelector("#nd-picker");
+    if (!place) return;
+    const input = element("input", "nd-filter");
+    input.type = "search";
+    input.placeholder = "Another node";
+    input.setAttribute("aria-label", "Go to another node");
+    input.setAttribute("list", "nd-names");
+    const names = element("datalist");
+    names.id = "nd-names";
+    place.replaceChildren(input, names);
+    const { nodes } = await getJson("/api/v1/nodes");
+    const known = new Set(nodes.map(({ node }) => node));
+    names.replaceChildren(...[...known].map((name) => new Option(name)));
+    input.addEventListener("change", () => {
+      if (known.has(input.value)) go(`/nodes/${encodeURIComponent(input.value)}`);
+    });
   }
 
   close() {
@@ -56,6 +78,10 @@ export class NodeView {
   }
 
   click(event) {
+    const range = event.target.closest(".nd-range");
+    if (range) {
+      for (const other of range.parentElement.children) other.setAttribute("aria-pressed", String(other === range));
+    }
     const button = event.target.closest(".nd-gpu");
     if (!button || !this.graph) return;
     const gpu = Number(button.dataset.gpu);

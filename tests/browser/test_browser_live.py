@@ -146,8 +146,9 @@ def test_the_pages_need_no_inline_script_and_no_eval(opened: Opener, path: str, 
 
 def test_dash_opens_no_socket_of_its_own(opened: Opener):
     page = opened("/nodes")
+    page.wait_for_function("window.__live?.n >= 2 && document.querySelector('#nd-list tr')")
     sockets: list[str] = []
     page.on("websocket", lambda opened_socket: sockets.append(opened_socket.url))
     page.reload()
-    page.wait_for_function("window.__live?.n >= 3")
+    page.wait_for_function("window.__live?.n >= 2 && document.querySelector('#nd-list tr')")
     assert {url.rpartition("/api")[2] for url in sockets} == {"/v1/live/ws"}
