@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,19 +29,25 @@ def _free_port() -> int:
 
 
 @contextmanager
-def postgres(folder: Path) -> Generator[str]:
+def postgres() -> Generator[str]:
     """The URL of a running server; it is stopped in the end.  Skips where there is no PostgreSQL."""
     initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
+    with (
+        tempfile.TemporaryDirectory(prefix="petawatch-postgres-") as folder,
+        _server(Path(folder), initdb, pg_ctl) as url,
+    ):
+        yield url
+
+
+@contextmanager
+def _server(folder: Path, initdb: str, pg_ctl: str) -> Generator[str]:
     # The server refuses to run as root.
     user = "postgres" if os.geteuid() == 0 else None
     data = folder / "data"
-    data.mkdir(parents=True)
+    data.mkdir()
     if user is not None:
         shutil.chown(folder, user)
         shutil.chown(data, user)
-        for parent in folder.parents:
-            if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
     port = _free_port()
     options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories='' -c fsync=off"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from books_postgres import postgres
+from books_world import World
 from sqlalchemy import create_engine, text
 
 from pipeline.books.database import Database
@@ -16,9 +17,9 @@ _names = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def postgres_url() -> Generator[str]:
     """A real PostgreSQL; its tests are skipped where none is installed."""
-    with postgres(tmp_path_factory.mktemp("postgres")) as url:
+    with postgres() as url:
         yield url
 
 
@@ -44,3 +45,12 @@ async def database(books_url: str) -> AsyncGenerator[Database]:
     await opened.start()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def world(books_url: str, tmp_path: Path) -> AsyncGenerator[World]:
+    """Nothing happened yet."""
+    made = World(tmp_path, books_url)
+    await made.start()
+    yield made
+    await made.close()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from books_reference import HOUR, Sample, parts_of, rows
+from books_strategies import BASE, TEXT, H, held, sample_lists, sites
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete
-from test_books_ledger import BASE, TEXT, H, held, sample_lists, sites
 
 from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.inventory import Inventory
@@ -108,7 +108,7 @@ async def _bit_by_bit(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(sample_lists(), st.lists(held, max_size=3), sites, st.data())
 def test_any_deliveries_and_restarts_give_what_all_at_once_gives(

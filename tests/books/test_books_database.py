@@ -1,4 +1,4 @@
-"""The books' database: schema, replacement of hours, versions of allocations, progress."""
+"""The books' database: schema, replacement of hours, progress, usage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, select, text
 
 from collectors.contract.identity import parse_slot
 from collectors.contract.inventory import InstalledNode, Inventory
-from collectors.contract.topics import Allocation, Subject
-from pipeline.books import journal, progress, queries, schema, versions
+from pipeline.books import journal, progress, queries, schema
 from pipeline.books.claims import NOBODY, UPKEEP, Owner
 from pipeline.books.database import BooksSetupError, BooksUnavailableError, Database
 from pipeline.books.journal import HourStamp, Models, replace_hours
@@ -248,68 +247,3 @@ async def test_usage_sums_the_rows(
 async def test_usage_by_an_unknown_name_says_what_to_write(database: Database):
     with pytest.raises(ValueError, match="tenant, project"):
         await database.read(lambda one: queries.usage(one, 0, HOUR_US, by=["tenants"], zone=ZONE))
-
-
-def allocation(
-    from_us: int, to_us: int | None, known_us: int, tenant: str = "ant", *, deleted: bool = False
-) -> Allocation:
-    subjects = (Subject("n1"), Subject("n2", ("0000:1b:00.0",)))
-    return Allocation(
-        "s", "1", tenant, "p", "j", subjects, from_us, to_us, known_us=known_us, deleted=deleted
-    )
-
-
-async def test_every_version_stays_and_any_past_knowledge_can_be_asked(database: Database):
-    said = [
-        allocation(100, None, 100),
-        allocation(100, 500, 510),
-        allocation(100, 500, 900, "bee"),
-        allocation(100, 500, 1_000, "bee", deleted=True),
-    ]
-
-    def work(connection: Connection) -> list[list[versions.Change]]:
-        changes = [versions.record(connection, [(one, 0)]) for one in said]
-        return [*changes, versions.record(connection, [(said[-1], 0)])]
-
-    changes = await database.write(work)
-    nodes = frozenset({"n1", "n2"})
-    assert changes[1] == [versions.Change(nodes, 500, 2**63 - 1)]
-    assert [(one.from_us, one.to_us) for one in changes[2]] == [(100, 500), (100, 500)]
-    assert changes[4] == []
-    holders: list[list[str]] = []
-    for known_us in (99, 100, 509, 510, 900, 1_000, None):
-        found = await database.read(
-            lambda one, known_us=known_us: queries.allocations_at(one, 499, known_us=known_us)
-        )
-        holders.append([one.tenant for one in found])
-    assert holders == [[], ["ant"], ["ant"], ["ant"], ["bee"], [], []]
-    later = await database.read(lambda one: queries.allocations_at(one, 500, known_us=509))
-    assert later == [said[0]]
-    assert await database.read(lambda one: queries.allocations_at(one, 500, known_us=510)) == []
-
-
-async def test_a_job_that_ends_touches_only_the_hours_after_its_end(database: Database):
-    def work(connection: Connection) -> tuple[int | None, list[progress.NodeHour]]:
-        put(connection, ledger_rows(1, range(H, H + 4)), range(H, H + 4))
-        versions.record(connection, [(allocation(H * HOUR_US, None, 1), 0)])
-        ended = allocation(H * HOUR_US, (H + 2) * HOUR_US, 2)
-        earliest = versions.mark_changes(connection, versions.record(connection, [(ended, 0)]))
-        return earliest, progress.read_pending(connection)
-
-    earliest, pending = await database.write(work)
-    assert earliest == H + 2
-    assert pending == [(hour, node) for hour in (H + 2, H + 3) for node in ("n1", "n2")]
-
-
-async def test_claims_come_from_current_versions_only(database: Database):
-    def work(connection: Connection) -> dict[str, int]:
-        versions.record(connection, [(allocation(100, None, 1), 0), (allocation(100, 300, 2), 0)])
-        claims = versions.claims_between(connection, 200, 400)
-        return {node: len(ones) for node, ones in claims.items()}
-
-    assert await database.write(work) == {"n1": 1, "n2": 1}
-    assert await database.read(lambda one: versions.claims_between(one, 300, 400)) == {}
-    count = await database.read(
-        lambda one: one.execute(select(func.count(schema.allocations.c.version))).scalar()
-    )
-    assert count == 2

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from books_reference import HOUR, Sample, parts_of
+from books_strategies import BASE, TEXT, claims_by_node, held, sample_lists, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_books_ledger import BASE, TEXT, claims_by_node, held, sample_lists, sites
 
 from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.inventory import Inventory
@@ -43,7 +43,7 @@ def encoded(samples: Sequence[Sample]) -> list[tuple[bytes, int]]:
     return records
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sample_lists(), st.lists(held, max_size=4), sites)
 def test_rows_equal_the_oracles(
     samples: list[Sample], allocations: list[Allocation], site: Inventory
