@@ -70,6 +70,7 @@ class StoreWorker:
         self._lock = asyncio.Lock()
         self._intake = self._new_intake()
         self._flushed_us = clock.monotonic_us()
+        self._started = False
 
     def _new_intake(self) -> Intake:
         writer = new_run(self._clock.wall_us(), secrets.randbits(20))
@@ -81,6 +82,7 @@ class StoreWorker:
         await self._retry(
             lambda: self._consumer.start(self._on_revoked, self._on_assigned), BusUnavailableError
         )
+        self._started = True
         try:
             while not stop.is_set():
                 await self._turn()
@@ -115,6 +117,8 @@ class StoreWorker:
     async def behind(self) -> dict[Partition, int]:
         """Per partition that this worker has, the records that are not committed yet."""
         lag: dict[Partition, int] = {}
+        if not self._started:
+            return lag
         for partition, end in (await self._consumer.end_offsets()).items():
             lag[partition] = end - (await self._consumer.committed(partition) or 0)
         return lag
