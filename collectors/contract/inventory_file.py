@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from collectors.contract.identity import parse_slot, slot_text
 from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.models import gpu_models
-from collectors.kit.config import ConfigError, closest, line_of, read_toml
+from collectors.kit.toml_file import ConfigError, closest, line_of, read_toml
 
 SITE_KEYS = ("name", "title", "time_zone", "precision", "sparsity", "clock_basis")
 NODE_KEYS = ("hall", "rack", "names", "model", "slots", "pflops_per_gpu", "from", "to")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 import msgspec.structs
+
+from collectors.kit.toml_file import ConfigError, closest, line_of, read_toml
 
 PREFIX = "PETAWATCH_"
 DEFAULT_FILE = "petawatch.toml"
@@ -33,10 +33,6 @@ OTHER_VARIABLES = {
 }
 """Names after the prefix that are no settings of a struct."""
 _log = logging.getLogger(__name__)
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used: where it stands and what to write instead."""
 
 
 class SetupError(RuntimeError):
@@ -176,12 +172,6 @@ def _known(settings: Mapping[str, Setting]) -> list[str]:
     return [*settings, *(f"{name}_file" for name, item in settings.items() if item.secret)]
 
 
-def closest(name: str, known: list[str]) -> str:
-    """`; did you mean "x"?`, or what there is."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else f"there is: {', '.join(sorted(known))}"
-
-
 def _from_file(
     file: Path | None, environ: Mapping[str, str], settings: Mapping[str, Setting]
 ) -> Iterator[tuple[str, _Given]]:
@@ -195,27 +185,6 @@ def _from_file(
         if name not in _known(settings):
             raise ConfigError(f"{place}: no such setting; {closest(name, _known(settings))}")
         yield name, _Given(value, place, typed=True)
-
-
-def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
-    """A TOML file's text and content; raises ConfigError with file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
-
-
-def line_of(text: str, key: str, *, nth: int = 0) -> int:
-    """The 1-based line of the nth `key =` or `[key]` of a TOML text; 1 where it is not found."""
-    name = re.escape(key)
-    pattern = rf"""^\s*(?:\[+\s*)?["']?{name}["']?\s*[.=\]]"""
-    found = list(re.finditer(pattern, text, re.MULTILINE))
-    return 1 + text.count("\n", 0, found[nth].end()) if nth < len(found) else 1
 
 
 def _from_environment(
