@@ -90,7 +90,7 @@ export class LineChart {
     for (const { values } of series) values.forEach(take);
     for (const { value } of references) take(value);
     if (low > high) return null;
-    if (this.zero) return [0, high * 1.06];
+    if (this.zero) return [0, high * 1.08];
     const room = Math.max((high - low) * 0.25, Math.abs(high) * 0.01, 1e-9);
     return [low - room, high + room];
   }
@@ -195,13 +195,14 @@ export class LineChart {
       pen.stroke();
       pen.setLineDash([]);
       pen.textAlign = "right";
-      this.label(pen, name, wide - PAD.right - 4, y + 14 * PAD.scale, colours.dim);
+      this.label(pen, name, wide - PAD.right - 4, y - 5 * PAD.scale, colours.dim);
       pen.textAlign = "left";
     }
     for (const { values, name, dashed } of series) {
       const last = values.at(-1);
       if (!dashed || !name || last === null || last === undefined || Number.isNaN(last)) continue;
-      this.label(pen, name, Math.max(PAD.left + 6, toX(times[0]) + 6), toY(last) + 14 * PAD.scale, colours.dim);
+      const left = Math.min(wide - PAD.right - pen.measureText(name).width, Math.max(PAD.left, toX(times[0])) + 6);
+      this.label(pen, name, left, toY(last) + 14 * PAD.scale, colours.dim);
     }
   }
 

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 import uvicorn
-from fake_api import FakeFleet, create_app
+from fake_api import create_app
+from fake_fleet import FakeFleet
 from playwright.sync_api import Browser, Page, sync_playwright
 
 # Flags that keep the browser off the network and off the GPU.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from fake_api import FakeFleet
+from fake_fleet import FakeFleet
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
