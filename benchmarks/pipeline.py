@@ -111,7 +111,8 @@ def time_reference(second: Second) -> tuple[float, int]:
     for message in messages:
         record = json.loads(message)
         for gpu in record["gpus"]:
-            point = Point("gpu").tag("node", record["node"]).tag("slot", gpu["slot"])
+            point: Any = Point("gpu")  # its methods are untyped
+            point.tag("node", record["node"]).tag("slot", gpu["slot"])
             for name, value in gpu.items():
                 if name == "slot":
                     continue

@@ -39,7 +39,7 @@ def topic_specs(
         TopicSpec(EVENTS, 1, 30 * 24 * _HOUR, 512 * _MIB),
         TopicSpec(ALLOC, 1, 400 * 24 * _HOUR, 1024 * _MIB, compacted=True),
         TopicSpec(FACILITY, 1, keep_s, 512 * _MIB),
-        TopicSpec(LIVE, 1, 600, 64 * _MIB),
+        TopicSpec(LIVE, 1, 1_200, 128 * _MIB),
         TopicSpec(ALERTS, 1, 400 * 24 * _HOUR, 512 * _MIB, compacted=True),
         TopicSpec(CONTROL, 1, 400 * 24 * _HOUR, 64 * _MIB, compacted=True),
         TopicSpec(FLUSHED, 1, keep_s, 256 * _MIB),

@@ -169,7 +169,8 @@ class SqliteConsumer:
                 return chunks
             with contextlib.suppress(TimeoutError):
                 wait_s = min(left_s, _POLL_S) if self._thread.read_only else left_s
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
 
     async def _read(self, max_records: int) -> list[Chunk]:
         epoch = self._epoch

@@ -137,7 +137,8 @@ async def readyz(api: Served) -> Response:
 async def _answers(name: str, asked: Awaitable[dict[str, str]]) -> str | None:
     """Why a part is not there; no address or version, since strangers may ask."""
     try:
-        await asyncio.wait_for(asked, _READY_S)
+        async with asyncio.timeout(_READY_S):
+            await asked
     except TimeoutError:
         return f"The {name} has not answered within {_READY_S:g} s."
     except (BusUnavailableError, StoreUnavailableError):

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from collectors.kit.clock import SystemClock
-from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
+from pipeline.api.auth import hash_password
 from pipeline.commands import stages
 from pipeline.commands.wiring import Installation, install, inventory_of, load_settings
 from pipeline.settings import Settings
@@ -21,12 +21,30 @@ from pipeline.settings import Settings
     Settings, "site", "data", "host", "port", "bus", "store", "influx_token", "books",
     "password_hash", "api_token", "topic_prefix",
 )  # fmt: skip
-def serve(*, config: Path | None, **options: object) -> None:
+@click.option(
+    "--hash-password",
+    "hashing",
+    is_flag=True,
+    help="Ask for a password, print its hash for password_hash, and end.",
+)
+def serve(*, config: Path | None, hashing: bool, **options: object) -> None:
     """Runs until a signal."""
+    if hashing:
+        _print_hash()
+        return
     settings = load_settings(config, options)
+    stages.check(settings)
     clock = SystemClock()
     installation = install(settings, clock, inventory_of(settings, clock), series=True, books=True)
     stages.run_until_done(run(installation))
+
+
+def _print_hash() -> None:
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    try:
+        click.echo(hash_password(password))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 async def run(installation: Installation) -> None:
@@ -35,10 +53,7 @@ async def run(installation: Installation) -> None:
     try:
         board = installation.board("serve")
         reader = installation.usage()
-        try:
-            app = stages.make_app(installation, board, reader)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        app = stages.make_app(installation, board, reader)
         with stop_signals(stop):
             await installation.start_when_there(stop)
             if not stop.is_set():

@@ -13,13 +13,16 @@ from fastapi import FastAPI
 from collectors.contract.source import Source
 from collectors.contract.topics import LIVE
 from collectors.kit import plugins
+from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import Stage
 from pipeline.api.app import create_app, internal_client
+from pipeline.api.auth import check_login
 from pipeline.api.deps import ApiDeps
 from pipeline.api.server import run_server
 from pipeline.api.settings import ApiSettings
 from pipeline.commands.wiring import Installation
 from pipeline.health import HealthBoard, publish_health
+from pipeline.settings import Settings
 
 _log = logging.getLogger(__name__)
 ROLES = ("store", "watch", "books")
@@ -78,9 +81,21 @@ def retention_stage(installation: Installation) -> Stage:
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     except TimeoutError:
         return
+
+
+def check(settings: Settings) -> None:
+    """Refuses before anything is begun to serve beyond loopback without a login.
+
+    Raises ConfigError.
+    """
+    try:
+        check_login(ApiSettings.of(settings))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def make_app(installation: Installation, board: HealthBoard, usage: Any = None) -> FastAPI:

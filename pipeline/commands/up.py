@@ -22,7 +22,13 @@ from pipeline.settings import Settings
 
 
 def choose_source(
-    settings: Settings, backend: str | None, replay: Path | None, speed: float | None, clock: Clock
+    settings: Settings,
+    backend: str | None,
+    replay: Path | None,
+    speed: float | None,
+    clock: Clock,
+    model: str | None = None,
+    zone: str | None = None,
 ) -> Source:
     """What to show: a recording, this machine's GPUs, or a simulated site.
 
@@ -30,7 +36,9 @@ def choose_source(
     BackendUnavailableError with what to write.
     """
     if replay is not None:
-        return make_source("replay", SourceOptions(path=replay, speed=speed), clock)
+        said = {"model": model, "zone": zone}
+        extra = {name: value for name, value in said.items() if value is not None}
+        return make_source("replay", SourceOptions(path=replay, speed=speed, extra=extra), clock)
     if backend == "nvml" or (backend is None and settings.site is None):
         try:
             return make_source("nvml", SourceOptions(), clock)
@@ -61,6 +69,8 @@ def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | No
 @setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books")
 @click.option("--backend", type=click.Choice(["nvml", "sim"]), help="Where samples come from.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A recording to show.")
+@click.option("--model", help="The recording's GPU model, where it does not name one.")
+@click.option("--zone", help="The recording's time zone, where it names none.")
 @click.option("--speed", default="1", callback=parse_speed, help="Times real time, or max. [1]")
 @click.option("--open/--no-open", "browse", default=None, help="Open a browser. [with a display]")
 def up(
@@ -69,14 +79,17 @@ def up(
     backend: str | None,
     replay: Path | None,
     speed: float | None,
+    model: str | None,
+    zone: str | None,
     browse: bool | None,
     **options: object,
 ) -> None:
     """Runs until a signal."""
     settings = load_settings(config, options)
+    stages.check(settings)
     clock = SystemClock()
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    source = choose_source(settings, backend, replay, speed, clock)
+    source = choose_source(settings, backend, replay, speed, clock, model, zone)
     installation = install(settings, clock, source.inventory, series=True, books=True)
     browse = _has_display() if browse is None else browse
     stages.run_until_done(run(installation, source, lambda url: _say(url, browse=bool(browse))))

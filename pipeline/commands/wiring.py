@@ -110,7 +110,8 @@ class Installation:
             except PEERS_AWAY as error:
                 _log.warning("peer_away attempt=%d %s", attempt, error)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), min(10.0, 0.5 * attempt))
+                    async with asyncio.timeout(min(10.0, 0.5 * attempt)):
+                        await stop.wait()
             else:
                 return
 

@@ -68,10 +68,9 @@ class Intake:
         """Minute rows in memory."""
         return self._minutes.rows
 
-    @property
-    def repeats(self) -> int:
-        """Records seen more than once."""
-        return self._minutes.repeats
+    def repeats_per_node(self) -> dict[str, int]:
+        """Records of each node that had been seen before."""
+        return {self._table.nodes[node]: n for node, n in self._minutes.repeats.items()}
 
     @property
     def out_of_range(self) -> int:
@@ -80,7 +79,7 @@ class Intake:
 
     def seen_per_node(self) -> dict[str, int]:
         """Distinct records of each node that count."""
-        return {self._table.nodes[node]: n for node, n in self._minutes.seen.items()}
+        return {self._table.nodes[node]: n for node, n in self._minutes.distinct.items()}
 
     @property
     def pending(self) -> bool:

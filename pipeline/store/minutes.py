@@ -45,16 +45,12 @@ class OpenMinute:
         self._split = False
         self.seen = Seen()
 
-    def add(self, group: Group, table: SlotTable, seen: dict[int, int]) -> int:
-        """Merges records, all of this minute; returns how many had been seen before.
-
-        Those that had not are counted per node in `seen`.
-        """
+    def add(self, group: Group, table: SlotTable) -> None:
+        """Merges records, all of this minute."""
         block = self._block_numbers(group, table)
         for numbers, points in reduce_blocks(group, block):
             self._merge(numbers, group.slots, points)
         self._dirty.update(block.tolist())
-        return self.seen.add(group, table, seen)
 
     def _block_numbers(self, group: Group, table: SlotTable) -> NDArray[np.intp]:
         """The block of each record; mostly that which its place filled last."""
@@ -188,9 +184,9 @@ class Minutes:
     def __init__(self, table: SlotTable, writer: int) -> None:
         self._table = table
         self.writer = writer
-        self.repeats = 0
-        self.seen: dict[int, int] = {}
-        """Distinct records by node number, as far as the open minutes can tell."""
+        self.distinct: dict[int, int] = {}
+        self.repeats: dict[int, int] = {}
+        """Records by node number that were new, and not, as far as the open minutes can tell."""
         self._open: dict[int, OpenMinute] = {}
         self._evictions: dict[int, int] = {}
 
@@ -207,7 +203,9 @@ class Minutes:
             rows = minute == number
             if rows.any():
                 part = group if rows.all() else group.take(rows)
-                self.repeats += self._minute(number).add(part, self._table, self.seen)
+                state = self._minute(number)
+                state.add(part, self._table)
+                state.seen.add(part, self._table, self.distinct, self.repeats)
 
     def _minute(self, number: int) -> OpenMinute:
         state = self._open.get(number)

@@ -25,11 +25,10 @@ class Seen:
         self._place_block = np.zeros(0, np.uint64)
         self._place_number = np.zeros(0, np.intp)
 
-    def add(self, group: Group, table: SlotTable, distinct: dict[int, int]) -> int:
-        """Sets the records' bits; returns how many were set already.
-
-        Those that were not are counted per node number in `distinct`.
-        """
+    def add(
+        self, group: Group, table: SlotTable, distinct: dict[int, int], repeats: dict[int, int]
+    ) -> None:
+        """Sets the records' bits; per node number counts those that were not set, and those that were."""
         block, bit = np.divmod(group.sequence, _BITS)
         number = self._numbers_of(group, block, table)
         used: NDArray[np.intp] = np.unique(number)
@@ -38,10 +37,12 @@ class Seen:
         np.maximum.at(self._origin, number, group.origin)
         fresh = np.bitwise_count(self._mask[used]).astype(np.int64) - before
         self._dirty[used[fresh > 0]] = True
-        for at, count in zip(used, fresh, strict=True):
+        came = np.bincount(number, minlength=len(self._keys))[used]
+        for at, new, all_ in zip(used, fresh, came, strict=True):
             node = self._keys[int(at)][0]
-            distinct[node] = distinct.get(node, 0) + int(count)
-        return len(group) - int(fresh.sum())
+            distinct[node] = distinct.get(node, 0) + int(new)
+            if all_ > new:
+                repeats[node] = repeats.get(node, 0) + int(all_ - new)
 
     def _numbers_of(
         self, group: Group, block: NDArray[np.uint64], table: SlotTable

@@ -218,7 +218,7 @@ class StoreWorker:
         missing = {n: s - stored.get(n, 0) - rejected.get(n, 0) for n, s in sent.items()}
         board.set_all(health.IN_FLIGHT, "node", missing)
         board.set_all(health.CLOCK_OFFSET_US, "node", balance.clock_offsets_us())
-        board.set("records_repeated_total", self._intake.repeats)
+        board.set_all(health.REPEATED, "node", self._intake.repeats_per_node())
         board.set("values_out_of_range", self._intake.out_of_range)
         board.set("records_lost", self._consumer.lost)
         try:
