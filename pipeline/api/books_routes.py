@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from pipeline.api import models
+from pipeline.api import models_ops
 from pipeline.api.deps import (
     Api,
     Served,
@@ -28,7 +28,7 @@ def _books(api: Api) -> UsageReader:
     return api.deps.books
 
 
-@router.get("/usage", response_model=models.Usage, summary="Usage out of the ledger")
+@router.get("/usage", response_model=models_ops.Usage, summary="Usage out of the ledger")
 async def usage(
     api: Served,
     from_: Annotated[str, Query(alias="from")],
@@ -54,7 +54,7 @@ async def usage(
     return json_response({**body, "rows": named})
 
 
-@router.get("/allocations", response_model=models.Allocations, summary="Who holds what")
+@router.get("/allocations", response_model=models_ops.Allocations, summary="Who holds what")
 async def allocations(
     api: Served, at: Annotated[str | None, Query(description="A time; now.")] = None
 ) -> Response:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 
 from collectors.contract.bus import BusUnavailableError
 from pipeline import health as boards
-from pipeline.api import models, prometheus
+from pipeline.api import models_ops, prometheus
 from pipeline.api.deps import Served, json_response
 from pipeline.series.port import StoreUnavailableError
 
@@ -74,7 +74,9 @@ def _without_nodes(record: boards.HealthRecord) -> dict[str, Any]:
     return msgspec.to_builtins(msgspec.structs.replace(record, values=values))
 
 
-@router.get("/api/v1/health", response_model=models.PipelineHealth, summary="How the pipeline is")
+@router.get(
+    "/api/v1/health", response_model=models_ops.PipelineHealth, summary="How the pipeline is"
+)
 async def health(api: Served) -> Response:
     """What became of every record per node, how far consumers are behind, whose clock is off."""
     records = api.hub.health()

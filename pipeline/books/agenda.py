@@ -48,7 +48,7 @@ class Agenda:
     changed: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     extended: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     strangers: list[NodeHour] = field(default_factory=list[NodeHour])
-    """Node-hours of nodes that the inventory did not have then: nothing can come of them."""
+    """Node-hours of nodes that the inventory does not have: nothing can come of them."""
 
     def hours(self) -> list[int]:
         """All hours with something to do, in order."""
@@ -73,12 +73,13 @@ def plan(
     """
     agenda = Agenda()
     rosters = {hour: roster(inventory, hour) for hour in hours}
+    ever = {node.name for node in inventory.nodes}
     for hour, node in pending:
         if hour * HOUR_US >= until_us:
             continue
-        if hour not in rosters:
-            rosters[hour] = roster(inventory, hour)
-        if node in rosters[hour]:
+        if node in ever:
+            # Before it was installed, or after, too: a counter's segment from
+            # there may end in time that counts.
             agenda.changed.setdefault(hour, set()).add(node)
         else:
             agenda.strangers.append((hour, node))

@@ -33,7 +33,8 @@ from collectors.contract.topics import LIVE, Allocation, Subject
 from pipeline import health
 from pipeline.api import prometheus
 from pipeline.api.fleet import Latest, latest_of
-from pipeline.api.models import Allocations, Gpus, NodeDetail, PipelineHealth, Usage
+from pipeline.api.models import Gpus, NodeDetail
+from pipeline.api.models_ops import Allocations, PipelineHealth, Usage
 from pipeline.books import versions
 from pipeline.books.claims import Owner
 from pipeline.books.database import Database

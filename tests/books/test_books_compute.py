@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete
 
 from collectors.contract.catalogue import COUNTER_ABSENT
-from collectors.contract.inventory import Inventory
+from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.topics import Allocation
 from collectors.kit.clock import SystemClock
 from pipeline.books import agenda, progress, schema, versions
@@ -134,6 +134,18 @@ def test_any_deliveries_and_restarts_give_what_all_at_once_gives(
     expected = rows(samples, allocations, site, hours, TEXT)
     first = min(touched, default=hours.stop)
     assert found == {key: one for key, one in expected.items() if int(str(key[0])) >= first}
+
+
+def test_a_segment_from_before_a_node_was_installed_ends_in_time_that_counts(books: Path):
+    node = InstalledNode("n1", "h", "r", "H800-SXM", (6912,), 1.0, from_us=H * HOUR + 5)
+    site = Inventory("t", "T", "UTC", "fp16", "dense", "boost", (node,))
+    later = Sample("n1", 6912, H * HOUR + 6, 1, 10, 1, {"throttle_power_cap_us": 1})
+    before = Sample("n1", 6912, H * HOUR - 1, 1, 10, 1, {"throttle_power_cap_us": 0}, writer=2)
+    hours = range(H - 2, H + 2)
+    deliveries = [([later], None, False), ([before], None, False)]
+    found = asyncio.run(_bit_by_bit(books, deliveries, site, hours))
+    assert found == rows([later, before], [], site, hours, TEXT)
+    assert [row["throttle_power_cap_us"] for row in found.values()] == [1, 0]
 
 
 def test_time_reached_is_the_slowest_of_the_partitions_that_have_something_to_write():
