@@ -27,9 +27,11 @@ from collectors.contract.inventory import Inventory
 from collectors.contract.wire import parse
 from collectors.kit.clock import SystemClock
 from pipeline.health import HealthBoard
-from pipeline.series.lines import mask_blocks, part_blocks, raw_blocks
+from pipeline.series.port import WriteBatch
+from pipeline.series.requests import requests_of
 from pipeline.store.intake import Intake
 from pipeline.store.validate import TimeRules
+from pipeline.store.worker import MOST_RAW
 from pipeline.watch.role import Watch, WatchOptions
 
 FLUSH_S = 10
@@ -48,6 +50,11 @@ def _chunks(second: Second, offset: int) -> list[Chunk]:
     return [Chunk(part, range(offset, offset + size), bus_us, keys, second.records)]
 
 
+def _rendered(batch: WriteBatch) -> int:
+    """Bytes of all requests that InfluxDB would get."""
+    return sum(len(body) for _, body in requests_of(batch, []))
+
+
 def time_store(seconds: Sequence[Second]) -> tuple[float, int, int]:
     """CPU-seconds, GPU-samples and bytes of lines."""
     intake = Intake(1, TimeRules(), raw_interval_s=1.0)
@@ -58,12 +65,9 @@ def time_store(seconds: Sequence[Second]) -> tuple[float, int, int]:
     for number, second in enumerate(seconds[1:], start=1):
         samples += intake.take_in(_chunks(second, number * len(second.records)))
         if number % FLUSH_S == 0 or number == len(seconds) - 1:
-            batch = intake.snapshot().batch
-            size += sum(len(b.lines) for raw in batch.raw for b in raw_blocks(raw))
-            if batch.minutes is not None:
-                size += sum(len(block.lines) for block in part_blocks(batch.minutes))
-            if batch.masks is not None:
-                size += sum(len(block.lines) for block in mask_blocks(batch.masks))
+            size += _rendered(intake.snapshot().batch)
+        elif intake.raw_rows > MOST_RAW:
+            size += _rendered(WriteBatch(intake.take_raw()))
     return time.process_time() - began, samples, size
 
 

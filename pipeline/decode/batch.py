@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from collectors.contract.catalogue import CATALOGUE, Metric
 from collectors.contract.record import SlotLabels
 
 
@@ -19,6 +20,25 @@ class Broken:
     index: int
     reason: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which metrics a reader cuts out of records, in the order of its columns."""
+
+    gauges: tuple[Metric, ...]
+    counters: tuple[Metric, ...]
+
+    @classmethod
+    def all(cls) -> Wanted:
+        """The whole catalogue as it is now."""
+        return cls(CATALOGUE.gauges, CATALOGUE.counters)
+
+    @classmethod
+    def of(cls, gauges: Sequence[str], counters: Sequence[str]) -> Wanted:
+        """By catalogue names."""
+        rows = CATALOGUE.by_name
+        return cls(tuple(rows[n] for n in gauges), tuple(rows[n] for n in counters))
 
 
 class Labels:
@@ -39,8 +59,7 @@ class Group:
     """n records of G slots each; per-record columns are [n], per-sample ones [n, G].
 
     `gauges` is float32[Q, n, G] (NaN absent) and `counters` uint64[C, n, G]
-    (`COUNTER_ABSENT` absent), in the order of `CATALOGUE.gauges` and
-    `.counters`.  `index` is a record's place in the input, `place` and `gpu`
+    (`COUNTER_ABSENT` absent), in the order of the reader's `Wanted`.  `index` is a record's place in the input, `place` and `gpu`
     are numbers of the `SlotTable`.
     """
 

@@ -15,11 +15,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.record import SCHEMA_VERSION, NodeRecord
 from collectors.contract.schema import message_class
 from collectors.contract.wire import MAX_SLOTS, BrokenRecordError, parse
-from pipeline.decode.batch import Broken, Decoded, Group, Labels
+from pipeline.decode.batch import Broken, Decoded, Group, Labels, Wanted
 from pipeline.decode.gather import Joined, Output
 from pipeline.decode.layout import (
     LABELS_TAG,
@@ -40,13 +40,15 @@ _BAD_PLACE = -1
 class Reader:
     """Decodes fetches; remembers layouts and identities in bounded tables."""
 
-    def __init__(self, table: SlotTable) -> None:
+    def __init__(self, table: SlotTable, metrics: Wanted | None = None) -> None:
+        """`metrics` are those cut out, in the order of the columns; None for all."""
         self._table = table
         self._layouts: dict[int, list[Layout]] = {}
         self._identities: dict[bytes, int] = {}
         self._message = message_class()
-        self._gauges = [metric.number for metric in CATALOGUE.gauges]
-        self._counters = [metric.number for metric in CATALOGUE.counters]
+        self._wanted = metrics or Wanted.all()
+        self._gauges = [metric.number for metric in self._wanted.gauges]
+        self._counters = [metric.number for metric in self._wanted.counters]
 
     def read(self, values: Sequence[bytes]) -> Decoded:
         """Columns of all records that are valid, and the reasons for those that are not."""
@@ -255,9 +257,9 @@ class Reader:
         place = np.array([self._table.place(r.node, tuple(r.slots)) for r in rows], np.int32)
         gauges = np.full((len(self._gauges), n, count), np.nan, np.float32)
         counters = np.full((len(self._counters), n, count), COUNTER_ABSENT, np.uint64)
-        names = ([m.name for m in CATALOGUE.gauges], [m.name for m in CATALOGUE.counters])
-        for target, metrics in zip((gauges, counters), names, strict=True):
-            for row, name in enumerate(metrics):
+        wanted = (self._wanted.gauges, self._wanted.counters)
+        for target, metrics in zip((gauges, counters), wanted, strict=True):
+            for row, name in enumerate(metric.name for metric in metrics):
                 for at, record in enumerate(rows):
                     if name in record.values:
                         target[row, at] = record.values[name]

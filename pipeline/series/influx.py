@@ -7,7 +7,7 @@ Buckets `PREFIX_raw` (measurement `gpu`) and `PREFIX_minutes` (`gpu_minute`,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from collectors.contract.identity import slot_text
 from pipeline.series import lines, minute_fields
-from pipeline.series.columns import batched_raw, select_masks, select_parts, select_raw
+from pipeline.series.columns import select_masks, select_parts, select_raw
 from pipeline.series.influx_columns import masks_of, parts_of, place_of, samples_of
 from pipeline.series.influx_query import MOST_BOUND, Where, quoted, rfc3339, select
 from pipeline.series.influx_wire import BucketGoneError, InfluxWire
@@ -28,10 +28,10 @@ from pipeline.series.port import (
     WriteBatch,
     WriteResult,
 )
+from pipeline.series.requests import Kept, requests_of
 
 _DAY_S = 86_400
 _REQUESTS_IN_FLIGHT = 2
-_ROWS_RENDERED = 2 * lines.LINES_A_BLOCK
 
 
 class InfluxStore:
@@ -69,7 +69,7 @@ class InfluxStore:
         """Returns when all lines are in the server's log, apart from those refused."""
         refused: list[Refused] = []
         sending: set[asyncio.Task[list[Refused]]] = set()
-        blocks = self._blocks(batch, refused)
+        blocks = requests_of(batch, refused)
         try:
             while (block := await asyncio.to_thread(next, blocks, None)) is not None:
                 if len(sending) >= _REQUESTS_IN_FLIGHT:
@@ -83,33 +83,13 @@ class InfluxStore:
         rows += sum(len(part) for part in (batch.minutes, batch.masks) if part is not None)
         return WriteResult(rows - len(refused), tuple(refused))
 
-    def _send(self, bucket: str, body: bytes) -> list[Refused]:
+    def _send(self, kept: Kept, body: bytes) -> list[Refused]:
+        bucket = self._raw_bucket if kept is Kept.RAW else self._minute_bucket
         try:
             return self._wire.write(bucket, body)
         except BucketGoneError:
             self._wire.create_bucket(bucket, self._buckets[bucket] * _DAY_S)
             raise
-
-    def _blocks(self, batch: WriteBatch, refused: list[Refused]) -> Iterator[tuple[str, bytes]]:
-        """Requests, rendered one at a time; rows that no line can say go to `refused`."""
-        for samples in batched_raw(batch.raw, _ROWS_RENDERED):
-            raw, bad = lines.writable_raw(samples)
-            refused += bad
-            if len(raw):
-                yield from ((self._raw_bucket, bytes(one.lines)) for one in lines.raw_blocks(raw))
-        if batch.minutes is not None:
-            parts, bad = lines.writable_parts(batch.minutes)
-            refused += bad
-            if len(parts):
-                yield from self._minute_lines(lines.part_blocks(parts))
-        if batch.masks is not None:
-            masks, bad = lines.writable_masks(batch.masks)
-            refused += bad
-            if len(masks):
-                yield from self._minute_lines(lines.mask_blocks(masks))
-
-    def _minute_lines(self, blocks: Iterator[lines.Block]) -> Iterator[tuple[str, bytes]]:
-        return ((self._minute_bucket, bytes(block.lines)) for block in blocks)
 
     async def _query(
         self, bucket: str, selected: str, where: Where, columns: Mapping[str, type], rest: str = ""

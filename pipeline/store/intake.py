@@ -19,8 +19,9 @@ from collectors.contract.topics import DeadLetter
 from pipeline.decode.batch import Broken, Group
 from pipeline.decode.reader import Reader
 from pipeline.decode.slots import SlotTable, grown
+from pipeline.decode.strips import strips
 from pipeline.series.columns import concat_parts
-from pipeline.series.port import RawSamples, WriteBatch
+from pipeline.series.port import RawSamples, Refused, WriteBatch
 from pipeline.store.balance import Balance
 from pipeline.store.minutes import MINUTE_US, Minutes
 from pipeline.store.validate import TimeRules, Validator
@@ -88,9 +89,10 @@ class Intake:
 
     def take_in(self, chunks: Sequence[Chunk]) -> int:
         """Decodes, validates and merges; returns the number of GPU-samples that count."""
+        return sum(self._take_in(strip) for strip in strips(chunks))
+
+    def _take_in(self, chunks: Sequence[Chunk]) -> int:
         values = [value for chunk in chunks for value in chunk.values]
-        if not values:
-            return 0
         bus_us = np.concatenate([np.asarray(chunk.bus_us, np.int64) for chunk in chunks])
         sizes = [len(chunk.values) for chunk in chunks]
         source = np.repeat(np.arange(len(chunks)), sizes)
@@ -188,17 +190,29 @@ class Intake:
                 )
             )
 
+    def take_raw(self) -> list[RawSamples]:
+        """The raw samples so far, to be written ahead of the next snapshot.
+
+        They are keyed by their time, so that writing them again after a crash changes nothing.
+        """
+        raw, self._raw, self.raw_rows = self._raw, [], 0
+        return raw
+
+    def refused(self, rows: Sequence[Refused]) -> None:
+        """Rows that the store refused when they were written ahead."""
+        self._dead += refused_letters(rows)
+
     def snapshot(self) -> Snapshot:
         """All that came since the last snapshot; the open minutes go on in memory."""
         parts, masks = self._minutes.take()
         snapshot = Snapshot(
-            WriteBatch(self._raw, concat_parts(parts) if parts else None, masks),
+            WriteBatch(self.take_raw(), concat_parts(parts) if parts else None, masks),
             self._offsets,
             dict(self._bus_us),
             dict(self._touched),
             self._dead,
         )
-        self._raw, self.raw_rows, self._offsets, self._dead = [], 0, {}, []
+        self._offsets, self._dead = {}, []
         self._touched = defaultdict(set)
         self._place_hour[:] = -1
         newest = self._newest_us // MINUTE_US
@@ -209,3 +223,8 @@ class Intake:
     def let_go(self) -> None:
         """Forgets all open minutes once they are written, to free memory."""
         self._minutes.let_go(self._newest_us // MINUTE_US + 10_000)
+
+
+def refused_letters(rows: Sequence[Refused]) -> list[DeadLetter]:
+    """Rows that the store refused, as dead letters with its reason."""
+    return [DeadLetter("store_refused", row.reason, "", -1, -1, row.row) for row in rows]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, COUNTER_LIMIT
-from pipeline.decode.batch import Broken, Group
+from collectors.contract.catalogue import COUNTER_ABSENT, COUNTER_LIMIT
+from pipeline.decode.batch import Broken, Group, Wanted
 
 _TOGETHER = ("observed_us", "down_us", "active_us")
 
@@ -30,12 +30,14 @@ class TimeRules:
 class Validator:
     """Applies the catalogue's ranges and the time rules to groups."""
 
-    def __init__(self, rules: TimeRules) -> None:
+    def __init__(self, rules: TimeRules, metrics: Wanted | None = None) -> None:
+        """`metrics` are the reader's; the three own times must be among them."""
         self._rules = rules
-        low = np.array([metric.valid[0] for metric in CATALOGUE.gauges], np.float32)
-        high = np.array([metric.valid[1] for metric in CATALOGUE.gauges], np.float32)
+        wanted = metrics or Wanted.all()
+        low = np.array([metric.valid[0] for metric in wanted.gauges], np.float32)
+        high = np.array([metric.valid[1] for metric in wanted.gauges], np.float32)
         self._low, self._high = low[:, None, None], high[:, None, None]
-        names = [metric.name for metric in CATALOGUE.counters]
+        names = [metric.name for metric in wanted.counters]
         self._together = [names.index(name) for name in _TOGETHER]
         self.out_of_range = 0
 

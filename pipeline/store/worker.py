@@ -25,16 +25,17 @@ from collectors.contract.bus import (
     Producer,
 )
 from collectors.contract.identity import new_run
-from collectors.contract.topics import DEAD, FLUSHED, GPU, DeadLetter, Flushed, dumps
+from collectors.contract.topics import DEAD, FLUSHED, GPU, Flushed, dumps
 from collectors.kit.clock import Clock
 from pipeline import health
-from pipeline.series.port import SeriesStore, StoreUnavailableError, WriteResult
-from pipeline.store.intake import Intake, Snapshot
+from pipeline.series.port import SeriesStore, StoreUnavailableError, WriteBatch, WriteResult
+from pipeline.store.intake import Intake, Snapshot, refused_letters
 from pipeline.store.validate import TimeRules
 
 _log = logging.getLogger(__name__)
 _MOST_ROWS = 1_000_000
-_MOST_RAW = 200_000
+MOST_RAW = 200_000
+"""Raw samples in memory above which they are written before the flush is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,11 @@ class StoreWorker:
                 # group's committed offsets hold, and these come again.
                 return
             self._board.add("gpu_samples", self._intake.take_in(chunks))
-            if self._due_s() <= 0 or self._intake.raw_rows > _MOST_RAW:
+            if self._due_s() <= 0:
                 await self._flush()
+            elif self._intake.raw_rows > MOST_RAW:
+                result = await self._write(WriteBatch(self._intake.take_raw()))
+                self._intake.refused(result.refused)
 
     def _due_s(self) -> float:
         elapsed_us = self._clock.monotonic_us() - self._flushed_us
@@ -133,11 +137,8 @@ class StoreWorker:
         if not self._intake.pending:
             return
         snapshot = self._intake.snapshot()
-        result = await self._write(snapshot)
-        for refused in result.refused:
-            snapshot.dead.append(
-                DeadLetter("store_refused", refused.reason, "", -1, -1, refused.row)
-            )
+        result = await self._write(snapshot.batch)
+        snapshot.dead += refused_letters(result.refused)
         await self._retry(lambda: self._announce(snapshot), BusUnavailableError)
         try:
             await self._retry(lambda: self._consumer.commit(snapshot.offsets), BusUnavailableError)
@@ -152,11 +153,11 @@ class StoreWorker:
             self._intake.let_go()
         await self._report(snapshot, result)
 
-    async def _write(self, snapshot: Snapshot) -> WriteResult:
+    async def _write(self, batch: WriteBatch) -> WriteResult:
         """Writes until it is durable; meanwhile polling goes on and nothing is taken in."""
 
         async def write() -> WriteResult:
-            return await self._series.write(snapshot.batch)
+            return await self._series.write(batch)
 
         async def paused(_: RetryCallState) -> None:
             self._consumer.pause()

@@ -25,16 +25,17 @@ from collectors.contract.record import SlotLabels
 from collectors.contract.topics import ALLOC, GPU, LIVE, Allocation
 from collectors.kit.clock import Clock
 from pipeline.books.claims import ClaimIndex
-from pipeline.decode.batch import Group
+from pipeline.decode.batch import Group, Wanted
 from pipeline.decode.reader import Reader
 from pipeline.decode.slots import SlotTable
+from pipeline.decode.strips import strips
 from pipeline.health import HealthBoard
 from pipeline.store.validate import TimeRules, Validator
 from pipeline.watch.figures import moment_of
 from pipeline.watch.frame import encode_frame
 from pipeline.watch.layout import FleetLayout
 from pipeline.watch.snapshot import Snapshot, origin_name
-from pipeline.watch.state import FleetState
+from pipeline.watch.state import GAUGES, RATES, FleetState
 
 _log = logging.getLogger(__name__)
 _LABELS_EVERY = 30
@@ -72,8 +73,9 @@ class Watch:
         self._clock = clock
         self._board = board
         self._table = SlotTable()
-        self._reader = Reader(self._table)
-        self._validator = Validator(options.rules)
+        wanted = Wanted.of(GAUGES, RATES)
+        self._reader = Reader(self._table, wanted)
+        self._validator = Validator(options.rules, wanted)
         self._allocations: dict[bytes, Allocation] = {}
         self._labels: dict[str, tuple[SlotLabels, ...]] = {}
         self._labels_changed: set[str] = set()
@@ -152,9 +154,12 @@ class Watch:
 
     def take_in(self, chunks: Sequence[Chunk]) -> int:
         """Takes GPU records in; returns the number of GPU-samples that count."""
+        samples = sum(self._take_in(strip) for strip in strips(chunks))
+        self._board.add("gpu_samples", samples)
+        return samples
+
+    def _take_in(self, chunks: Sequence[Chunk]) -> int:
         values = [value for chunk in chunks for value in chunk.values]
-        if not values:
-            return 0
         bus_us = np.concatenate([np.asarray(chunk.bus_us, np.int64) for chunk in chunks])
         decoded = self._reader.read(values)
         samples = 0
@@ -169,7 +174,6 @@ class Watch:
         newest = int(bus_us.max())
         if newest > self._bus_us:
             self._bus_us, self._bus_seen_us = newest, self._clock.monotonic_us()
-        self._board.add("gpu_samples", samples)
         return samples
 
     def _note_labels(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+from collectors.contract.catalogue import COUNTER_ABSENT
 from pipeline.decode.batch import Group
 from pipeline.decode.slots import SlotTable
 from pipeline.watch.layout import FleetLayout
@@ -36,10 +36,6 @@ class FleetState:
         self.layout = layout
         self._table = table
         self._positions = np.zeros(0, np.int64)
-        names = [metric.name for metric in CATALOGUE.counters]
-        self._counters = [names.index(name) for name in RATES]
-        names = [metric.name for metric in CATALOGUE.gauges]
-        self._gauges = [names.index(name) for name in GAUGES]
         self._time_us = np.zeros((DEPTH, n), np.int64)
         self._values = np.full((DEPTH, len(RATES), n), COUNTER_ABSENT, np.uint64)
         self._count = np.zeros(n, np.int64)
@@ -51,7 +47,7 @@ class FleetState:
         self.unknown: set[tuple[str, int]] = set()
 
     def update(self, group: Group, bus_us: NDArray[np.int64]) -> None:
-        """Takes valid records in; `bus_us` is int64[n]."""
+        """Takes valid records in, cut to GAUGES and RATES; `bus_us` is int64[n]."""
         self._extend()
         for rows in _rounds(group):
             part = group if len(rows) == len(group) else group.take(rows)
@@ -83,15 +79,15 @@ class FleetState:
         count = np.where(run == self._run[at], self._count[at], 0)
         ring = count % DEPTH
         self._time_us[ring, at] = time_us
-        counters = group.counters[self._counters].reshape(len(RATES), -1)[:, keep]
+        counters = group.counters.reshape(len(RATES), -1)[:, keep]
         self._values[ring, :, at] = counters.T
         self._count[at] = count + 1
         self._run[at] = run
         self.newest_us[at] = time_us
         self.bus_us[at] = np.repeat(bus_us, group.slots)[keep]
         self.origin[at] = np.repeat(group.origin, group.slots)[keep]
-        for name, row in zip(GAUGES, self._gauges, strict=True):
-            self.gauges[name][at] = group.gauges[row].reshape(-1)[keep]
+        for name, column in zip(GAUGES, group.gauges, strict=True):
+            self.gauges[name][at] = column.reshape(-1)[keep]
 
     def rates(self) -> dict[str, F64]:
         """Increase of each of RATES per µs of event time, over the window; NaN where unknown."""
