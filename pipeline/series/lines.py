@@ -54,6 +54,7 @@ class Block:
 
 
 @lru_cache(maxsize=131_072)
+@lru_cache(maxsize=1 << 17)
 def tag_value(text: str) -> str | None:
     """The text escaped as a tag's value; None where line protocol cannot say it.
 
@@ -96,17 +97,17 @@ def unwritable(nodes: Sequence[str], node: NDArray[np.int32]) -> tuple[Present, 
     return bad, [Refused(reason, nodes[int(index)].encode()) for index in node[bad]]
 
 
-def _padded(texts: Sequence[str]) -> Bytes:
+def _padded(texts: Sequence[bytes]) -> Bytes:
     """The texts as rows of bytes, padded on the left."""
-    encoded = [text.encode() for text in texts]
-    width = max(map(len, encoded))
-    joined = b"".join(text.rjust(width) for text in encoded)
-    return np.frombuffer(joined, np.uint8).reshape(len(encoded), width)
+    width = max(map(len, texts))
+    joined = b"".join([text.rjust(width) for text in texts])
+    return np.frombuffer(joined, np.uint8).reshape(len(texts), width)
 
 
-def _head(measurement: str, node: str, origin: int) -> str:
+@lru_cache(maxsize=1 << 17)
+def _head(measurement: str, node: str, origin: int) -> bytes:
     tag = f",origin={Origin(origin).name.lower()}" if origin else ""
-    return f"{measurement},node={tag_value(node)}{tag}"
+    return f"{measurement},node={tag_value(node)}{tag}".encode()
 
 
 def _prefixes(
@@ -119,7 +120,7 @@ def _prefixes(
     if slot is None:
         return head
     slots, slot_row = np.unique(slot, return_inverse=True)
-    texts = [f",slot={slot_text(int(packed))}" for packed in slots]
+    texts = [f",slot={slot_text(int(packed))}".encode() for packed in slots]
     tails, sizes = _padded(texts), np.array([len(text) for text in texts])
     length, longest = head.shape[1], tails.shape[1]
     prefix = np.full((len(head), length + longest), ord(" "), np.uint8)

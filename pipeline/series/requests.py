@@ -9,7 +9,7 @@ from pipeline.series import lines
 from pipeline.series.columns import batched_raw
 from pipeline.series.port import Refused, WriteBatch
 
-_ROWS_RENDERED = 2 * lines.LINES_A_BLOCK
+_ROWS_RENDERED = lines.LINES_A_BLOCK
 
 
 class Kept(Enum):

@@ -21,6 +21,8 @@ from pipeline.store.rows import NEVER_FIRST, NEVER_LAST, Points, Rows
 from pipeline.store.seen import Seen
 
 MINUTE_US = 60_000_000
+_STRETCH = 24
+"""Blocks one after the other from which a merge of their own pays."""
 _BLOCK_COLUMNS = ("start", "count", "node", "run", "label_epoch", "origin")
 
 
@@ -108,12 +110,15 @@ class OpenMinute:
         """
         start = self._starts()[numbers]
         cuts = np.flatnonzero(np.diff(start) != slots) + 1
-        if len(cuts) > len(start) // 8:
-            self.rows.merge((start[:, None] + np.arange(slots)).reshape(-1), points)
-            return
+        scattered = np.ones(len(start), bool)
         for low, high in pairwise([0, *cuts.tolist(), len(start)]):
-            rows = slice(int(start[low]), int(start[high - 1]) + slots)
-            self.rows.merge(rows, points.part(slice(low * slots, high * slots)))
+            if high - low >= _STRETCH:
+                scattered[low:high] = False
+                rows = slice(int(start[low]), int(start[high - 1]) + slots)
+                self.rows.merge(rows, points.part(slice(low * slots, high * slots)))
+        if scattered.any():
+            rows = (start[scattered][:, None] + np.arange(slots)).reshape(-1)
+            self.rows.merge(rows, points.rows(np.repeat(scattered, slots)))
 
     def _starts(self) -> NDArray[np.intp]:
         """First row of each block."""

@@ -47,6 +47,10 @@ class Points:
         """Views of some of the rows."""
         return Points(*(getattr(self, name)[..., rows] for name in self.__slots__))
 
+    def rows(self, chosen: NDArray[np.bool_]) -> Points:
+        """Some of the rows, by bool[m]."""
+        return Points(*(getattr(self, name)[..., chosen] for name in self.__slots__))
+
 
 @dataclass(slots=True)
 class Rows:
