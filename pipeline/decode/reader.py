@@ -211,17 +211,11 @@ class Reader:
             _column(matrix, spans[4], "<u8")[:, 0],
             _column(matrix, spans[5], "<i8")[:, 0],
             _column(matrix, spans[6], "<u8")[:, 0],
-            self._gpus(place),
+            self._table.gpus_of(place, layout.count),
             _column(matrix, spans[9], "<u8"),
             gauges,
             counters,
         )
-
-    def _gpus(self, place: NDArray[np.int32]) -> NDArray[np.int32]:
-        table = self._table.place_gpus
-        used: NDArray[np.int32] = np.unique(place)
-        rows = np.stack([table[int(p)] for p in used])
-        return rows[np.searchsorted(used, place)]
 
     def _places(
         self, layout: Layout, values: Sequence[bytes], indices: list[int]
@@ -271,7 +265,7 @@ class Reader:
             np.array([r.sequence for r in rows], np.uint64),
             np.array([r.time_us for r in rows], np.int64),
             np.array([r.label_epoch for r in rows], np.uint64),
-            self._gpus(place),
+            self._table.gpus_of(place, count),
             np.array([r.energy_epochs for r in rows], np.uint64).reshape(n, count),
             gauges,
             counters,

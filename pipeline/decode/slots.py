@@ -31,6 +31,9 @@ class SlotTable:
         self._places: dict[tuple[int, tuple[int, ...]], int] = {}
         self.place_node: list[int] = []
         self.place_gpus: list[NDArray[np.int32]] = []
+        self._by_count: dict[int, NDArray[np.int32]] = {}
+        self._filled: dict[int, int] = {}
+        self._place_row: NDArray[np.int32] = np.zeros(0, np.int32)
         self._arrays: tuple[int, NDArray[np.int32], NDArray[np.uint64]] | None = None
 
     @property
@@ -64,7 +67,24 @@ class SlotTable:
             self.place_node.append(node_id)
             gpus = [self.gpu_id(node_id, slot) for slot in slots]
             self.place_gpus.append(np.array(gpus, np.int32))
+            self._keep(number, self.place_gpus[-1])
         return number
+
+    def _keep(self, place: int, gpus: NDArray[np.int32]) -> None:
+        """Puts a place's row into the matrix of its slot count, which grows by doubling."""
+        count, row = len(gpus), self._filled.get(len(gpus), 0)
+        rows = self._by_count.get(count, np.zeros((0, count), np.int32))
+        if row == len(rows):
+            rows = np.concatenate([rows, np.zeros((max(64, row), count), np.int32)])
+        rows[row] = gpus
+        self._by_count[count], self._filled[count] = rows, row + 1
+        if place >= len(self._place_row):
+            self._place_row = grown(self._place_row, max(64, 2 * place), 0)
+        self._place_row[place] = row
+
+    def gpus_of(self, places: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+        """The slot numbers of places that all have `count` slots, int32[n, count]."""
+        return self._by_count[count][self._place_row[places]]
 
     def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
         """By slot number: its node's number, int32[n], and its packed slot, uint64[n]."""

@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 
 _PFLOPS_PER_GFLOP_US = 1.0
 """GFLOP per µs is 10^9 / 10^-6 FLOP/s = PFLOP/s."""
+_COUNTED = ("gpus_installed", "gpus_reporting", "active", "pflops_nameplate")
+_MEASURED = ("pflops", "power_kw", "utilization")
 _THROTTLED = ("throttle_sw_thermal_us", "throttle_hw_thermal_us", "throttle_power_brake_us")
 
 
@@ -148,34 +150,63 @@ def _temperatures(values: F64) -> dict[str, float] | None:
     }
 
 
-def sums_by(
-    moment: Moment, layout: FleetLayout, index: NDArray[np.int32], n: int
-) -> dict[str, F64]:
-    """Sums over GPUs by an index (tenant, rack, hall): each float64[n].
+class Summable:
+    """The columns that are added up, made once and then summed by several indexes."""
 
-    A sum of which nothing is known is NaN; `temperature_max_c` is a maximum.
-    """
+    def __init__(self, moment: Moment, layout: FleetLayout) -> None:
+        self._temperature_c = np.nan_to_num(moment.temperature_c, nan=-np.inf)
+        self._columns: dict[str, NDArray[np.float64]] = {
+            "gpus_installed": np.ones(len(layout.pflops)),
+            "gpus_reporting": moment.reporting.astype(np.float64),
+            "active": moment.active.astype(np.float64),
+            "pflops_nameplate": layout.pflops,
+        }
+        measured = {
+            "pflops": moment.pflops,
+            "power_kw": moment.power_w * 1e-3,
+            "utilization": moment.utilization,
+        }
+        for name, values in measured.items():
+            known = ~np.isnan(values)
+            self._columns[name] = np.where(known, values, 0.0)
+            self._columns[f"known {name}"] = known.astype(np.float64)
 
-    def add(values: NDArray[Any]) -> F64:
-        weights = np.nan_to_num(values.astype(np.float64))
-        return np.bincount(index, weights, n).astype(np.float64)
+    def by(self, index: NDArray[np.int32], n: int) -> Sums:
+        """Sums over GPUs by an index (tenant, rack): each float64[n]."""
+        sums = {
+            name: np.bincount(index, column, n).astype(np.float64)
+            for name, column in self._columns.items()
+        }
+        hottest = np.full(n, -np.inf)
+        np.maximum.at(hottest, index, self._temperature_c)
+        return Sums(sums, hottest)
 
-    out = {
-        "gpus_installed": add(np.ones(len(index))),
-        "gpus_reporting": add(moment.reporting),
-        "active": add(moment.active),
-        "pflops_nameplate": add(layout.pflops),
-    }
-    for name, values, scale in (
-        ("pflops", moment.pflops, 1.0),
-        ("power_kw", moment.power_w, 1e-3),
-        ("utilization", moment.utilization, 1.0),
-    ):
-        known = add(~np.isnan(values))
-        out[name] = np.where(known > 0, add(values) * scale, np.nan)
-        if name == "utilization":
-            out[name] /= np.maximum(known, 1)
-    hottest = np.full(n, -np.inf)
-    np.maximum.at(hottest, index, np.nan_to_num(moment.temperature_c, nan=-np.inf))
-    out["temperature_max_c"] = np.where(np.isinf(hottest), np.nan, hottest)
-    return out
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums by one index, which can be added up further (racks to halls)."""
+
+    columns: dict[str, F64]
+    hottest_c: F64
+
+    def by(self, index: NDArray[np.int32], n: int) -> Sums:
+        """Sums of these sums by another index over them."""
+        sums = {
+            name: np.bincount(index, column, n).astype(np.float64)
+            for name, column in self.columns.items()
+        }
+        hottest = np.full(n, -np.inf)
+        np.maximum.at(hottest, index, self.hottest_c)
+        return Sums(sums, hottest)
+
+    def figures(self) -> dict[str, F64]:
+        """The figures shown; one of which nothing is known is NaN, `utilization` a mean."""
+        out = {name: self.columns[name] for name in _COUNTED}
+        for name in _MEASURED:
+            known = self.columns[f"known {name}"]
+            out[name] = np.where(known > 0, self.columns[name], np.nan)
+            if name == "utilization":
+                out[name] /= np.maximum(known, 1)
+        hottest = self.hottest_c
+        out["temperature_max_c"] = np.where(np.isinf(hottest), np.nan, hottest)
+        return out

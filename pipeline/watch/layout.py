@@ -59,10 +59,10 @@ class FleetLayout:
         return list(dict.fromkeys(node.hall for node in self.nodes))
 
     @cached_property
-    def hall(self) -> I32:
-        """Index of each position's hall in `halls`."""
-        of_node = np.array([self.halls.index(n.hall) for n in self.nodes], np.int32)
-        return of_node[self.node]
+    def hall_of_rack(self) -> I32:
+        """Index of each rack's hall in `halls`."""
+        number = {hall: at for at, hall in enumerate(self.halls)}
+        return np.array([number[hall] for hall, _ in self.racks], np.int32)
 
     @cached_property
     def pflops(self) -> NDArray[np.float64]:

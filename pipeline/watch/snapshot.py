@@ -13,7 +13,7 @@ from collectors.contract.identity import slot_text
 from collectors.contract.record import Origin
 from pipeline.books.claims import MAINTENANCE
 from pipeline.watch import frame
-from pipeline.watch.figures import Moment, sums_by, totals
+from pipeline.watch.figures import Moment, Summable, totals
 from pipeline.watch.layout import FleetLayout
 
 TOP_TENANTS, HOTTEST = 12, 10
@@ -58,11 +58,12 @@ class Snapshot:
         self._layout = layout
         self._names = tenants
         self._time_us = time_us
+        self._summable = Summable(moment, layout)
         self.tenants = self._tenants()
 
     def _tenants(self) -> list[dict[str, Any]]:
         """All tenants that hold GPUs, most PFLOPS first."""
-        sums = sums_by(self._moment, self._layout, self._moment.owner, len(self._names))
+        sums = self._summable.by(self._moment.owner, len(self._names)).figures()
         sums["gpus"] = sums.pop("gpus_installed")
         rows = [
             {"tenant": self._names[code], "code": code, **row}
@@ -94,7 +95,9 @@ class Snapshot:
     def _hottest(self) -> list[dict[str, Any]]:
         m, layout = self._moment, self._layout
         heat = np.nan_to_num(m.temperature_c, nan=-np.inf)
-        order: list[int] = np.argsort(-heat, kind="stable")[:HOTTEST].tolist()
+        some = min(HOTTEST, len(heat))
+        top = np.argpartition(-heat, some - 1)[:some] if some else np.zeros(0, np.intp)
+        order: list[int] = sorted(top.tolist(), key=lambda at: (-heat[at], at))
         return [
             {
                 "gpu": layout.short[at],
@@ -113,8 +116,9 @@ class Snapshot:
     def detail(self, header: dict[str, Any]) -> dict[str, Any]:
         """The whole snapshot: the header with all tenants, racks, halls and missing nodes."""
         m, layout = self._moment, self._layout
-        racks = sums_by(m, layout, layout.rack, len(layout.racks))
-        halls = sums_by(m, layout, layout.hall, len(layout.halls))
+        by_rack = self._summable.by(layout.rack, len(layout.racks))
+        racks = by_rack.figures()
+        halls = by_rack.by(layout.hall_of_rack, len(layout.halls)).figures()
         missing = [
             node.name for node, up in zip(layout.nodes, m.nodes_reporting, strict=True) if not up
         ]

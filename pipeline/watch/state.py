@@ -37,7 +37,7 @@ class FleetState:
         self._table = table
         self._positions = np.zeros(0, np.int64)
         self._time_us = np.zeros((DEPTH, n), np.int64)
-        self._values = np.full((DEPTH, len(RATES), n), COUNTER_ABSENT, np.uint64)
+        self._values = np.full((DEPTH, n, len(RATES)), COUNTER_ABSENT, np.uint64)
         self._count = np.zeros(n, np.int64)
         self._run = np.zeros(n, np.uint64)
         self.newest_us = np.zeros(n, np.int64)
@@ -80,7 +80,7 @@ class FleetState:
         ring = count % DEPTH
         self._time_us[ring, at] = time_us
         counters = group.counters.reshape(len(RATES), -1)[:, keep]
-        self._values[ring, :, at] = counters.T
+        self._values[ring, at] = counters.T
         self._count[at] = count + 1
         self._run[at] = run
         self.newest_us[at] = time_us
@@ -96,11 +96,11 @@ class FleetState:
         oldest = np.where(self._count >= DEPTH, self._count % DEPTH, 0)
         elapsed_us = (self._time_us[newest, n] - self._time_us[oldest, n]).astype(np.float64)
         elapsed_us[(self._count < 2) | (elapsed_us <= 0)] = np.nan
-        last, first = self._values[newest, :, n], self._values[oldest, :, n]
+        last, first = self._values[newest, n], self._values[oldest, n]
         rise = (last - first).astype(np.float64)
-        unknown = (last == COUNTER_ABSENT) | (first == COUNTER_ABSENT) | (last < first)
-        rise[unknown] = np.nan
-        return dict(zip(RATES, (rise / elapsed_us[:, None]).T, strict=True))
+        rise[(last == COUNTER_ABSENT) | (first == COUNTER_ABSENT) | (last < first)] = np.nan
+        rise /= elapsed_us[:, None]
+        return dict(zip(RATES, np.ascontiguousarray(rise.T), strict=True))
 
 
 def _rounds(group: Group) -> Iterator[NDArray[np.intp]]:
