@@ -50,8 +50,8 @@ class OpenMinute:
     def add(self, group: Group, table: SlotTable) -> None:
         """Merges records, all of this minute."""
         block = self._block_numbers(group, table)
-        for numbers, points in reduce_blocks(group, block):
-            self._merge(numbers, group.slots, points)
+        for starts, points in reduce_blocks(group, self._starts()[block]):
+            self._merge(starts, group.slots, points)
         self._dirty.update(block.tolist())
 
     def _block_numbers(self, group: Group, table: SlotTable) -> NDArray[np.intp]:
@@ -94,21 +94,37 @@ class OpenMinute:
         self._split = self._split or node_key in self._node_keys
         self._node_keys.add(node_key)
         self._gpus.append(group.gpu[row].copy())
-        values = (self.used, group.slots, table.place_node[place], run, label_epoch, 0)
+        start = self._room(int(self._place_block[place]), group.slots)
+        values = (start, group.slots, table.place_node[place], run, label_epoch, 0)
         for name, value in zip(_BLOCK_COLUMNS, values, strict=True):
             self._columns[name].append(value)
-        self.used += group.slots
-        if self.used > self.rows.capacity:
-            self.rows = self.rows.grown(max(self.used, 2 * self.rows.capacity))
+        self._start = np.zeros(0, np.intp)
         return number
 
-    def _merge(self, numbers: NDArray[np.intp], slots: int, points: Points) -> None:
+    def _room(self, before: int, slots: int) -> int:
+        """First row of a new block: that of the block its place filled before, which moves.
+
+        So the blocks that are being filled stay one after the other, however
+        often jobs begin and end.
+        """
+        end = self.used
+        self.used += slots
+        if self.used > self.rows.capacity:
+            self.rows = self.rows.grown(max(self.used, 2 * self.rows.capacity))
+        if before < 0 or self._columns["count"][before] != slots:
+            return end
+        start = self._columns["start"][before]
+        self.rows.move(start, end, slots)
+        self._columns["start"][before] = end
+        return start
+
+    def _merge(self, start: NDArray[np.intp], slots: int, points: Points) -> None:
         """Merges the points of whole blocks, by stretches of rows that lie one after the other.
 
-        Blocks come in order, and nearly all nodes report in every second, so
-        that there are few stretches and their columns are views.
+        `start` are the blocks' first rows, in order.  Nearly all nodes report
+        in every second, so that there are few stretches and their columns are
+        views.
         """
-        start = self._starts()[numbers]
         cuts = np.flatnonzero(np.diff(start) != slots) + 1
         scattered = np.ones(len(start), bool)
         for low, high in pairwise([0, *cuts.tolist(), len(start)]):
@@ -122,7 +138,7 @@ class OpenMinute:
 
     def _starts(self) -> NDArray[np.intp]:
         """First row of each block."""
-        if len(self._start) != len(self._gpus):
+        if not len(self._start):
             self._start = np.array(self._columns["start"], np.intp)
         return self._start
 

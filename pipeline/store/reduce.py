@@ -29,7 +29,7 @@ def points_of(group: Group) -> Points:
 def reduce_blocks(
     group: Group, block: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], Points]]:
-    """Yields (block numbers [b], their points [b · G]); blocks are distinct within each.
+    """Yields (blocks [b] in order, their points [b · G]); blocks are distinct within each.
 
     Where a block has a value in some of its records only, or two records at
     one time, first and last are not those of its first and last record: such

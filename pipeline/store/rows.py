@@ -107,6 +107,14 @@ class Rows:
             )
         )
 
+    def move(self, start: int, end: int, count: int) -> None:
+        """Moves `count` rows from `start` to `end`, which is unused, and leaves empty ones."""
+        empty = Rows.empty(count)
+        for name in self.__slots__:
+            column = getattr(self, name)
+            column[..., end : end + count] = column[..., start : start + count]
+            column[..., start : start + count] = getattr(empty, name)
+
     def merge(self, at: Where, points: Points) -> None:
         """Merges points into the rows `at`, which must be distinct."""
         if not isinstance(at, slice):
