@@ -26,6 +26,7 @@ from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.inventory import Inventory
 from collectors.contract.wire import parse
 from collectors.kit.clock import SystemClock
+from collectors.kit.partitions import partition_of
 from pipeline.health import HealthBoard
 from pipeline.series.port import WriteBatch
 from pipeline.series.requests import requests_of
@@ -35,6 +36,7 @@ from pipeline.store.worker import MOST_RAW
 from pipeline.watch.role import Watch, WatchOptions
 
 FLUSH_S = 10
+PARTITIONS = 12
 REFERENCE_SAMPLES = 4_000
 
 
@@ -43,11 +45,22 @@ class NoBus:
 
 
 def _chunks(second: Second, offset: int) -> list[Chunk]:
-    size = len(second.records)
-    bus_us = [time_us + 20_000 for time_us in second.times_us]
+    """What one fetch of a second brings: a chunk for each of 12 partitions."""
+    rows: list[list[int]] = [[] for _ in range(PARTITIONS)]
     keys = [node.encode() for node in second.nodes]
-    part = Partition("telemetry.gpu", 0)
-    return [Chunk(part, range(offset, offset + size), bus_us, keys, second.records)]
+    for row, key in enumerate(keys):
+        rows[partition_of(key, PARTITIONS)].append(row)
+    return [
+        Chunk(
+            Partition("telemetry.gpu", number),
+            range(offset, offset + len(own)),
+            [second.times_us[row] + 20_000 for row in own],
+            [keys[row] for row in own],
+            [second.records[row] for row in own],
+        )
+        for number, own in enumerate(rows)
+        if own
+    ]
 
 
 def _rendered(batch: WriteBatch) -> int:
@@ -58,12 +71,13 @@ def _rendered(batch: WriteBatch) -> int:
 def time_store(seconds: Sequence[Second]) -> tuple[float, int, int]:
     """CPU-seconds, GPU-samples and bytes of lines."""
     intake = Intake(1, TimeRules(), raw_interval_s=1.0)
-    intake.take_in(_chunks(seconds[0], 0))
+    fetches = [_chunks(second, at * len(second.records)) for at, second in enumerate(seconds)]
+    intake.take_in(fetches[0])
     intake.snapshot()
     samples = size = 0
     began = time.process_time()
-    for number, second in enumerate(seconds[1:], start=1):
-        samples += intake.take_in(_chunks(second, number * len(second.records)))
+    for number, chunks in enumerate(fetches[1:], start=1):
+        samples += intake.take_in(chunks)
         if number % FLUSH_S == 0 or number == len(seconds) - 1:
             size += _rendered(intake.snapshot().batch)
         elif intake.raw_rows > MOST_RAW:
@@ -76,11 +90,12 @@ def time_watch(seconds: Sequence[Second], inventory: Inventory) -> tuple[float, 
     clock = SystemClock()
     bus: Any = NoBus()
     watch = Watch(bus, lambda: inventory, WatchOptions(), clock, HealthBoard("watch", "b", clock))
-    watch.take_in(_chunks(seconds[0], 0))
+    fetches = [_chunks(second, 0) for second in seconds]
+    watch.take_in(fetches[0])
     samples = 0
     began = time.process_time()
-    for second in seconds[1:]:
-        samples += watch.take_in(_chunks(second, 0))
+    for chunks in fetches[1:]:
+        samples += watch.take_in(chunks)
         watch.messages()
     return time.process_time() - began, samples
 

@@ -11,27 +11,35 @@ STRIP_RECORDS = 1_024
 
 
 def strips(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """The chunks in portions whose columns stay in the processor's cache."""
+    """The chunks in portions whose columns stay in the processor's cache.
+
+    A chunk is divided only when it is much longer than a strip: second after
+    second a partition then brings the same nodes together.
+    """
     strip: list[Chunk] = []
-    room = STRIP_RECORDS
+    held = 0
     for chunk in chunks:
-        at = 0
-        while at < len(chunk.values):
-            end = min(len(chunk.values), at + room)
-            rows = slice(at, end)
-            strip.append(
-                Chunk(
-                    chunk.partition,
-                    chunk.offsets[rows],
-                    chunk.bus_us[rows],
-                    chunk.keys[rows],
-                    chunk.values[rows],
-                )
-            )
-            room -= end - at
-            at = end
-            if room == 0:
+        for part in _parts(chunk):
+            strip.append(part)
+            held += len(part.values)
+            if held >= STRIP_RECORDS:
                 yield strip
-                strip, room = [], STRIP_RECORDS
+                strip, held = [], 0
     if strip:
         yield strip
+
+
+def _parts(chunk: Chunk) -> Iterator[Chunk]:
+    size = len(chunk.values)
+    if size <= 2 * STRIP_RECORDS:
+        yield chunk
+        return
+    for start in range(0, size, STRIP_RECORDS):
+        rows = slice(start, start + STRIP_RECORDS)
+        yield Chunk(
+            chunk.partition,
+            chunk.offsets[rows],
+            chunk.bus_us[rows],
+            chunk.keys[rows],
+            chunk.values[rows],
+        )

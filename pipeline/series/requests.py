@@ -9,7 +9,8 @@ from pipeline.series import lines
 from pipeline.series.columns import batched_raw
 from pipeline.series.port import Refused, WriteBatch
 
-_ROWS_RENDERED = lines.LINES_A_BLOCK
+_ROWS_RENDERED = 8_000
+"""Rows joined before they are rendered: below it the cost of a call is felt, above it the copying."""
 
 
 class Kept(Enum):

@@ -117,20 +117,21 @@ class Rows:
 
     def merge(self, at: Where, points: Points) -> None:
         """Merges points into the rows `at`, which must be distinct."""
-        if not isinstance(at, slice):
-            self._merge(at, points)
-            return
-        for start in range(at.start, at.stop, _STRIP):
-            stop = min(start + _STRIP, at.stop)
-            strip = slice(start, stop)
-            part = points.part(slice(start - at.start, stop - at.start))
+        count = len(points.energy_epoch)
+        for start in range(0, count, _STRIP):
+            stop = min(start + _STRIP, count)
+            if isinstance(at, slice):
+                strip: Where = slice(at.start + start, at.start + stop)
+            else:
+                strip = at[start:stop]
+            part = points.part(slice(start, stop))
             counted, gauged = part.last != COUNTER_ABSENT, ~np.isnan(part.final)
             if self._goes_on(strip, part, counted, gauged):
                 self._advance(strip, part, counted, gauged)
             else:
                 self._merge(strip, part)
 
-    def _goes_on(self, at: slice, points: Points, counted: Bools, gauged: Bools) -> bool:
+    def _goes_on(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> bool:
         """Whether all is later than what the rows hold, and has values for the same metrics.
 
         Then firsts stay, and lasts are simply the new values.
@@ -142,17 +143,24 @@ class Rows:
             and np.array_equal(points.energy_epoch, self.energy_epoch[at])
         )
 
-    def _advance(self, at: slice, points: Points, counted: Bools, gauged: Bools) -> None:
-        np.copyto(self.last_us[:, at], points.last_us, where=counted)
-        np.copyto(self.last[:, at], points.last, where=counted)
+    def _advance(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> None:
+        _put(self.last_us, at, self.last_us[:, at], counted, points.last_us)
+        _put(self.last, at, self.last[:, at], counted, points.last)
+        self._widen(at, points)
+        _put(self.final, at, self.final[:, at], gauged, points.final)
+        _put(self.final_us, at, self.final_us[:, at], gauged, points.last_us)
+        self.newest_us[at] = points.last_us
+
+    def _widen(self, at: Where, points: Points) -> None:
+        """Gauges' minima and maxima."""
         for state, value, reduce in (
             (self.minimum, points.minimum, np.fmin),
             (self.maximum, points.maximum, np.fmax),
         ):
-            reduce(state[:, at], value, out=state[:, at])
-        np.copyto(self.final[:, at], points.final, where=gauged)
-        np.copyto(self.final_us[:, at], points.last_us, where=gauged)
-        self.newest_us[at] = points.last_us
+            if isinstance(at, slice):
+                reduce(state[:, at], value, out=state[:, at])
+            else:
+                state[:, at] = reduce(state[:, at], value)
 
     def _merge(self, at: Where, points: Points) -> None:
         self._merge_counters(at, points)
@@ -179,11 +187,7 @@ class Rows:
         _put(self.last, at, state, better, points.last)
 
     def _merge_gauges(self, at: Where, points: Points) -> None:
-        for state, value, reduce in (
-            (self.minimum, points.minimum, np.fmin),
-            (self.maximum, points.maximum, np.fmax),
-        ):
-            state[:, at] = reduce(state[:, at], value)
+        self._widen(at, points)
         state_us, final = self.final_us[:, at], self.final[:, at]
         better = points.last_us > state_us
         better |= (points.last_us == state_us) & (points.final > final)
