@@ -1,6 +1,6 @@
 """What a viewer of the live page costs the server, and how old a sample is when it is seen.
 
-    python -m benchmarks.live [--viewers 1,100,500] [--seconds 10] [--site aisc-phase1] [--json]
+    python -m benchmarks.live [--viewers 1,100,500] [--seconds 10] [--gpus 1952] [--json]
 
 The server is a process of its own, the viewers are WebSocket clients on
 loopback in this one.  Two runs per size: in one the server gets a ready frame
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.records import SITES
 from collectors.contract.bus import Message
 from collectors.contract.inventory import Inventory
 from collectors.contract.source import Source, SourceOptions
@@ -210,7 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--viewers", default="1,100,500")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--site", default="aisc-phase1")
+    parser.add_argument("--gpus", default="1952", help="sizes of site, by commas")
+    parser.add_argument("--site", default="aisc-phase1", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--serve", choices=("ready", "simulate"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -218,11 +220,14 @@ def main() -> None:
         run_until_done(serve(given.site, simulate=given.serve == "simulate"))
         return
     sizes = [int(size) for size in given.viewers.split(",")]
-    rows = asyncio.run(measure(given.site, sizes, given.seconds))
-    for row in rows:
-        print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+    rows: list[dict[str, Any]] = []
+    for text in given.gpus.split(","):
+        site = SITES.get(int(text), f"synthetic:{text}")
+        for row in asyncio.run(measure(site, sizes, given.seconds)):
+            rows.append({"gpus": int(text), **row})
+            print("  ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
     if given.as_json:
-        print(json.dumps({"benchmark": "live", "site": given.site, "results": rows}))
+        print(json.dumps({"benchmark": "live", "results": rows}))
 
 
 if __name__ == "__main__":

@@ -297,3 +297,5 @@ class KafkaConsumer:
         self._spans.assign({})
         if self._client is not None:
             await close(self._client, self._timeout_s)
+        # A rebalance that was under way may have brought some while this closed.
+        self._spans.assign({})
