@@ -54,7 +54,7 @@ services-stop: python ## Ends them
 	@$(SERVICES) stop
 
 bench: $(DEV_STAMP) ## Measures all that benchmarks/ measures
-	@for name in wire agent pipeline live; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	@for name in wire agent pipeline live up; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
 lock: $(DEV_STAMP) ## Renews the lock files from pyproject.toml
 	@$(BIN)/python deploy/lock.py

@@ -15,6 +15,7 @@ from pipeline.decode.batch import Broken, Group
 from pipeline.decode.slots import SlotTable
 
 _WINDOW = 15
+_MOST_RUNS = 500_000
 
 
 class Balance:
@@ -27,28 +28,32 @@ class Balance:
         self._offset_us = np.zeros((0, _WINDOW), np.int64)
         self._filled = np.zeros(0, np.int64)
 
-    def saw(self, group: Group, bus_us: NDArray[np.int64]) -> None:
-        """Records that count; `bus_us` is int64[n]."""
+    def saw(self, group: Group, bus_us: NDArray[np.int64], broken: Sequence[Broken] = ()) -> None:
+        """Records that could be read, with their bus times int64[n], and which of them were refused.
+
+        A clock that is far off has its records refused, and then its offset
+        is what an operator must see.
+        """
         nodes = np.array([self._table.place_node[p] for p in group.place.tolist()], np.intp)
         self._reach(nodes, group)
         self._offsets(nodes, bus_us - group.time_us)
+        if broken:
+            self._refuse(group, broken)
 
-    def refused(self, group: Group, broken: Sequence[Broken]) -> None:
-        """Records of a group that were refused."""
-        if not broken:
-            return
+    def _refuse(self, group: Group, broken: Sequence[Broken]) -> None:
         row = {int(index): at for at, index in enumerate(group.index.tolist())}
         for one in broken:
             at = row[one.index]
             node = self._table.place_node[int(group.place[at])]
             key = (int(group.run[at]), int(group.sequence[at]))
             self._rejected.setdefault(node, set()).add(key)
-        self._reach(
-            np.array([self._table.place_node[p] for p in group.place.tolist()], np.intp), group
-        )
 
     def _reach(self, nodes: NDArray[np.intp], group: Group) -> None:
         """Lowest and highest sequence of each node's run."""
+        if len(self._runs) > _MOST_RUNS:
+            # Nodes do not start so often: these are made up.  Counting begins anew.
+            self._runs.clear()
+            self._rejected.clear()
         rows = zip(nodes.tolist(), group.run.tolist(), group.sequence.tolist(), strict=True)
         for node, run, sequence in rows:
             span = self._runs.get((node, run))

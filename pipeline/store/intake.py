@@ -102,10 +102,10 @@ class Intake:
         for group in decoded.groups:
             kept, refused = self._validator.validate(group, bus_us[group.index])
             broken += refused
-            self.balance.refused(group, refused)
+            self.balance.saw(group, bus_us[group.index], refused)
             if len(kept):
                 samples += len(kept) * kept.slots
-                self._keep(kept, bus_us, source, chunks)
+                self._keep(kept, source, chunks)
         self._bury(broken, values, source, chunks)
         for chunk in chunks:
             self._offsets[chunk.partition] = chunk.next_offset
@@ -116,12 +116,10 @@ class Intake:
     def _keep(
         self,
         group: Group,
-        bus_us: NDArray[np.int64],
         source: NDArray[np.intp],
         chunks: Sequence[Chunk],
     ) -> None:
         self._minutes.add(group)
-        self.balance.saw(group, bus_us[group.index])
         self._newest_us = max(self._newest_us, int(group.time_us.max()))
         self._touch(group, source[group.index], chunks)
         self._thin(group)

@@ -154,6 +154,22 @@ async def test_broken_records_are_buried_with_the_reason_and_the_rest_counts(wor
     assert len(raw) == 4
 
 
+async def test_a_clock_that_is_far_off_is_refused_and_seen(world: World) -> None:
+    fast = [
+        NodeRecord(
+            "a", Origin.MEASURED, 7, n, NOW_US + 10**10, 0, SLOTS, [1, 1], {"power_w": [1, 2]}
+        )
+        for n in range(3)
+    ]
+    await world.send([encode(one) for one in fast])
+    await world.work(world.worker())
+    board = world.boards[0]
+    assert board.value(health.REJECTED, node="a") == 3
+    offset_us = board.value(health.CLOCK_OFFSET_US, node="a")
+    assert offset_us is not None
+    assert -(10**10) <= offset_us < -9 * 10**9
+
+
 async def test_a_store_that_is_away_costs_time_and_nothing_else(world: World) -> None:
     world.store.away = 3
     await world.send([record("a", n) for n in range(4)])
