@@ -294,8 +294,7 @@ class KafkaConsumer:
     async def stop(self) -> None:
         """Leaves the group and closes."""
         self._ready.clear()
-        self._spans.assign({})
         if self._client is not None:
             await close(self._client, self._timeout_s)
-        # A rebalance that was under way may have brought some while this closed.
+        # Only now: a rebalance may have brought some while this closed.
         self._spans.assign({})
