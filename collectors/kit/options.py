@@ -48,3 +48,17 @@ def setting_options(kind: type[SettingsStruct], *names: str) -> Callable[[F], F]
 
 def _help(text: str, default: object) -> str:
     return text if default is None else f"{text} [{default}]"
+
+
+def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
+    """Times real time; None for `max`.  Raises click.BadParameter."""
+    text = value.strip().lower()
+    if text == "max":
+        return None
+    try:
+        speed = float(text.removesuffix("x").removesuffix("×"))
+    except ValueError:
+        speed = -1.0
+    if not 0 < speed < 1e9:
+        raise click.BadParameter(f"write a number above 0, or max, not {value!r}")
+    return speed

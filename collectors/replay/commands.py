@@ -14,22 +14,9 @@ from collectors.contract.bus import Producer
 from collectors.contract.record import NodeRecord, SlotLabels
 from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.lifecycle import stop_signals
+from collectors.kit.options import parse_speed
 from collectors.replay.recording import Recording
 from collectors.replay.source import ReplaySource, check_model, find_zone
-
-
-def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
-    """Times real time; None for `max`.  Raises click.BadParameter."""
-    text = value.strip().lower()
-    if text == "max":
-        return None
-    try:
-        speed = float(text.removesuffix("x").removesuffix("×"))
-    except ValueError:
-        speed = -1.0
-    if not 0 < speed < 1e9:
-        raise click.BadParameter(f"write a number above 0, or max, not {value!r}")
-    return speed
 
 
 class StderrProgress:

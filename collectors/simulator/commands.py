@@ -16,6 +16,7 @@ from collectors.contract.wire import varint
 from collectors.kit import plugins
 from collectors.kit.clock import SystemClock
 from collectors.kit.lifecycle import stop_signals
+from collectors.kit.options import parse_speed
 from collectors.simulator.source import DEFAULT_SITE, create
 
 
@@ -63,15 +64,6 @@ async def simulate_to(producer: Producer, options: SourceOptions) -> None:
     click.echo(f"{source.sent} messages of {source.inventory.title}", err=True)
 
 
-def _speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
-    if value == "max":
-        return None
-    try:
-        return float(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value}: write a number, or max") from error
-
-
 @click.command(help="Sends a simulated centre, or writes its records to a file.")
 @click.option("--site", default=DEFAULT_SITE, show_default=True, help="Site, or synthetic:<gpus>.")
 @click.option(
@@ -83,7 +75,7 @@ def _speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
     "--seed", default=1, show_default=True, help="The same seed, the same jobs and figures."
 )
 @click.option(
-    "--speed", default="1", show_default=True, callback=_speed, help="Times real time, or max."
+    "--speed", default="1", show_default=True, callback=parse_speed, help="Times real time, or max."
 )
 @click.option("--start-us", type=int, help="First event time in µs since 1970 UTC; else now.")
 @click.option(

@@ -15,7 +15,7 @@ from collectors.contract.source import BackendUnavailableError, Source, SourceOp
 from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import Stage, run_stages, stop_signals
-from collectors.kit.options import setting_options
+from collectors.kit.options import parse_speed, setting_options
 from pipeline.commands import stages
 from pipeline.commands.wiring import Installation, install, load_settings, make_source
 from pipeline.settings import Settings
@@ -53,16 +53,6 @@ def choose_source(
         )
     claims = settings.data / "simulated-claims.json"
     return make_source("sim", SourceOptions(site=settings.site, speed=speed, path=claims), clock)
-
-
-def parse_speed(_: click.Context, __: click.Parameter, value: str) -> float | None:
-    """A number, or None for as fast as it goes."""
-    if value == "max":
-        return None
-    try:
-        return float(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value}: write a number, or max") from error
 
 
 @click.command(help="Runs everything in one process and shows it in the browser.")

@@ -92,7 +92,7 @@ async def _ends(consumer: Consumer) -> list[int]:
     [
         ([], "either --bus URL or --records FILE"),
         (["--bus", "sqlite:///x", "--speed", "max"], "--minutes"),
-        (["--bus", "sqlite:///x", "--speed", "fast"], "write a number, or max"),
+        (["--bus", "sqlite:///x", "--speed", "fast"], "write a number above 0, or max"),
         (["--site", "atlantis", "--minutes", "1", "--records", "-"], "aisc-phase1"),
     ],
 )
