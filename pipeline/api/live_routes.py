@@ -22,6 +22,7 @@ def snapshot(api: Api) -> dict[str, Any]:
     """
     header, detail = api.hub.header(), api.hub.detail()
     body = _unmeasured(api) if header is None else {**detail, **header}
+    body.pop("nodes", None)  # they are many, and have a route of their own
     body.pop("columns", None)
     for name in _LISTS:
         body[name] = detail.get(name) or body.get(name) or []

@@ -151,6 +151,9 @@ class NodeNow(Open):
     gpus_down: int | None
     gpus_throttled: int | None
     temperature_max_c: int | None
+    pflops: float | None
+    power_kw: float | None
+    utilization: float | None
 
 
 class Nodes(BaseModel):

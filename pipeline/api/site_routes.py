@@ -22,6 +22,7 @@ from pipeline.api.problems import unknown
 from pipeline.api.series import DERIVED
 
 router = APIRouter(prefix="/api/v1", tags=["site"])
+_NO_SUMS: dict[str, Any] = {"pflops": None, "power_kw": None, "utilization": None}
 
 
 @router.get("/sites", response_model=models.Sites, summary="What is installed")
@@ -80,14 +81,24 @@ def _node_row(
     }
 
 
+def _node_sums(columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """The sums of each node that a detail holds in columns."""
+    names = [name for name in _NO_SUMS if name in columns]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return {
+        node: dict(zip(names, row, strict=True))
+        for node, row in zip(columns.get("node", ()), rows, strict=False)
+    }
+
+
 @router.get("/nodes", response_model=models.Nodes, summary="All nodes now")
 async def nodes(api: Served) -> Response:
     """Every node of the inventory, silent ones too."""
     places = api.places()
     columns = {name: api.column(name, places) for name in ("state", "temperature_c")}
-    sums: dict[str, Any] = {row["node"]: row for row in api.hub.detail().get("nodes", ())}
+    sums = _node_sums(api.hub.detail().get("nodes", {}))
     rows = [
-        {**sums.get(node.name, {}), **_node_row(node, places, columns)}
+        {**_node_row(node, places, columns), **sums.get(node.name, _NO_SUMS)}
         for node in places.nodes.values()
     ]
     return json_response({"nodes": rows})

@@ -47,11 +47,10 @@ class FleetLayout:
         return list(dict.fromkeys((node.hall, node.rack) for node in self.nodes))
 
     @cached_property
-    def rack(self) -> I32:
-        """Index of each position's rack in `racks`."""
+    def rack_of_node(self) -> I32:
+        """Index of each node's rack in `racks`."""
         number = {rack: at for at, rack in enumerate(self.racks)}
-        of_node = np.array([number[n.hall, n.rack] for n in self.nodes], np.int32)
-        return of_node[self.node]
+        return np.array([number[n.hall, n.rack] for n in self.nodes], np.int32)
 
     @cached_property
     def halls(self) -> list[str]:

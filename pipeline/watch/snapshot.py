@@ -24,6 +24,7 @@ _DIGITS = {
     "utilization": 4,
     "temperature_max_c": 1,
 }
+_OF_NODES = ("pflops", "power_kw", "utilization")
 _COUNTS = ("gpus_installed", "gpus_reporting", "active", "gpus")
 
 
@@ -35,6 +36,12 @@ def origin_name(origins: NDArray[np.uint8]) -> str:
     return Origin(kinds.pop()).name.lower() if len(kinds) == 1 else "mixed"
 
 
+def _listed(name: str, column: NDArray[np.float64]) -> list[float | None]:
+    """A column for JSON, absent as None."""
+    values: list[float] = np.round(column, _DIGITS[name]).tolist()
+    return [None if value != value else value for value in values]  # noqa: PLR0124
+
+
 def _rows(sums: dict[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
     """One row per index, absent as None."""
     columns: list[list[Any]] = []
@@ -42,8 +49,7 @@ def _rows(sums: dict[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
         if name in _COUNTS:
             columns.append(column.astype(np.int64).tolist())
         else:
-            values: list[float] = np.round(column, _DIGITS[name]).tolist()
-            columns.append([None if value != value else value for value in values])  # noqa: PLR0124
+            columns.append(_listed(name, column))
     names = list(sums)
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -114,9 +120,11 @@ class Snapshot:
         ]
 
     def detail(self, header: dict[str, Any]) -> dict[str, Any]:
-        """The whole snapshot: the header with all tenants, racks, halls and missing nodes."""
+        """The whole snapshot: the header with all tenants, racks, halls and missing nodes, and
+        the sums of nodes in columns, since there are many."""
         m, layout = self._moment, self._layout
-        by_rack = self._summable.by(layout.rack, len(layout.racks))
+        by_node = self._summable.by(layout.node, len(layout.nodes))
+        by_rack = by_node.by(layout.rack_of_node, len(layout.racks))
         racks = by_rack.figures()
         halls = by_rack.by(layout.hall_of_rack, len(layout.halls)).figures()
         missing = [
@@ -133,6 +141,10 @@ class Snapshot:
                 {"hall": hall, **row} for hall, row in zip(layout.halls, _rows(halls), strict=True)
             ],
             "nodes_missing": missing,
+            "nodes": {
+                "node": [node.name for node in layout.nodes],
+                **{name: _listed(name, by_node.figures()[name]) for name in _OF_NODES},
+            },
         }
 
     def columns(self) -> dict[str, NDArray[np.uint8]]:

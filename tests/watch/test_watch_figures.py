@@ -126,6 +126,10 @@ async def test_counted_figures(watch: tuple[Watch, SetClock]) -> None:
     assert [(t["tenant"], t["gpus"], t["active"]) for t in detail["tenants"]] == [("acme", 2, 1)]
     assert [(r["rack"], r["gpus_reporting"]) for r in detail["racks"]] == [("r1", 3), ("r2", 0)]
     assert detail["racks"][1]["pflops"] is None
+    assert detail["racks"][0]["pflops"] == pytest.approx(0.8)
+    assert detail["nodes"]["node"] == ["a1", "a2", "b1"]
+    assert detail["nodes"]["pflops"] == [pytest.approx(0.8), None, None]
+    assert [hall["gpus_reporting"] for hall in detail["halls"]] == [3]
     assert json.loads(out[b"labels"])["a1"][0]["uuid"] == "GPU-1"
 
 
