@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,7 +164,8 @@ class StoreWorker:
             self._consumer.pause()
             self._board.set("paused", 1)
             self._board.add("store_unavailable")
-            await self._consumer.fetch(0.0, 1)
+            with suppress(BusUnavailableError):
+                await self._consumer.fetch(0.0, 1)
 
         result: WriteResult = await self._retry(write, StoreUnavailableError, paused)
         self._board.set("paused", 0)
