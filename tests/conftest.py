@@ -5,6 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 pytest_plugins = ["stack_fixtures"]
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("petawatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("petawatch")

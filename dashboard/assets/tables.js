@@ -119,7 +119,12 @@ function findAttention({ columns, header }, gpus) {
     found.get(key).count += 1;
   });
   const rows = [...found.values()].sort((a, b) => a.kind - b.kind || b.count - a.count);
-  return rows.map((row) => ({ ...row, tenant: tenantOf(row.rank, header) }));
+  // The frame names whose work the worst are; a column has room for the first tenants only.
+  const named = new Map((header.attention ?? []).map((one) => [`${one.kind} ${one.node}`, one.tenant]));
+  return rows.map((row) => {
+    const tenant = named.get(`${ATTENTION[row.kind][1]} ${row.node}`);
+    return { ...row, tenant: tenant ?? tenantOf(row.rank, header) };
+  });
 }
 
 function tenantOf(rank, header) {

@@ -16,7 +16,7 @@ from pipeline.watch import frame
 from pipeline.watch.figures import Moment, Summable, totals
 from pipeline.watch.layout import FleetLayout
 
-TOP_TENANTS, HOTTEST = 12, 10
+TOP_TENANTS, HOTTEST, ATTENTION = 12, 10, 12
 _DIGITS = {
     "pflops": 4,
     "pflops_nameplate": 3,
@@ -95,6 +95,7 @@ class Snapshot:
             "method": "tensor-pipe activity × SM clock",
             "lag_s": round(lag_s, 3),
             "hottest": self._hottest(),
+            "attention": self._attention(),
             "tenants": top,
         }
 
@@ -118,6 +119,34 @@ class Snapshot:
             for at in order
             if heat[at] > -np.inf
         ]
+
+    def _attention(self) -> list[dict[str, Any]]:
+        """Nodes with GPUs that are down, silent or throttled, worst first, and whose work it hits."""
+        m, layout = self._moment, self._layout
+        found: list[dict[str, Any]] = []
+        kinds = (("down", m.down), ("silent", ~m.reporting & ~m.down), ("throttled", m.throttled))
+        for kind, flags in kinds:
+            at = np.flatnonzero(flags)
+            nodes, first, count = np.unique(layout.node[at], return_index=True, return_counts=True)
+            rows = sorted(
+                zip(count.tolist(), nodes.tolist(), at[first].tolist(), strict=True),
+                key=lambda row: (-row[0], row[1]),
+            )
+            found += [self._trouble(kind, *row) for row in rows[: ATTENTION - len(found)]]
+        return found
+
+    def _trouble(self, kind: str, gpus: int, node: int, first: int) -> dict[str, Any]:
+        entry = self._layout.nodes[node]
+        tenant = (
+            self._names[int(self._moment.owner[first])] if self._moment.allocated[first] else None
+        )
+        return {
+            "kind": kind,
+            "node": entry.name,
+            "rack": entry.rack,
+            "gpus": gpus,
+            "tenant": tenant,
+        }
 
     def detail(self, header: dict[str, Any]) -> dict[str, Any]:
         """The whole snapshot: the header with all tenants, racks, halls and missing nodes, and

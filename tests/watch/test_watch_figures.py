@@ -121,6 +121,10 @@ async def test_counted_figures(watch: tuple[Watch, SetClock]) -> None:
     assert header["power_kw"] == 0.4
     assert header["origin"] == "simulated"
     assert [row["gpu"] for row in header["hottest"]] == ["a1·1", "a1·0", "a2·0"]
+    assert header["attention"] == [
+        {"kind": "down", "node": "a2", "rack": "r1", "gpus": 1, "tenant": None},
+        {"kind": "silent", "node": "b1", "rack": "r2", "gpus": 2, "tenant": None},
+    ]
     detail = json.loads(out[b"detail"])
     assert detail["nodes_missing"] == ["b1"]
     assert [(t["tenant"], t["gpus"], t["active"]) for t in detail["tenants"]] == [("acme", 2, 1)]
