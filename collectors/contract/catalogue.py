@@ -146,7 +146,7 @@ _ROWS: tuple[Metric, ...] = (
     _counter(67, "gflop_hi", "GFLOP", Own(), Reset.RUN, "", "Upper bound of the measurement of `gflop`."),
     _counter(68, "gflop_estimated", "GFLOP", Own(), Reset.RUN, "flops", "FLOP estimated from utilisation and clock where nothing measures them; never in the headline."),
     _counter(69, "active_us", "µs", Own(), Reset.RUN, "activity", "Time observed with GPU utilisation of 5 % or more, or SM activity of 1 % or more."),
-    _counter(70, "observed_us", "µs", Own(), Reset.RUN, "", "Time in which the GPU could be read."),
+    _counter(70, "observed_us", "µs", Own(), Reset.RUN, "", "Time in which the GPU could be read, and whether it was active was known."),
     _counter(71, "down_us", "µs", Own(), Reset.RUN, "", "Time in which the slot was known and could not be read."),
     _counter(72, "throttle_power_cap_us", "µs", FieldRead(74, 1e-3), Reset.DEVICE, "throttle", "Time with clocks lowered by the power cap."),
     _counter(73, "throttle_sw_thermal_us", "µs", _moved(251, 269), Reset.DEVICE, "throttle", "Time with clocks lowered by software thermal slowdown."),

@@ -39,15 +39,28 @@ class StderrProgress:
         sys.stderr.flush()
 
 
+def _speed(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """As life goes, but what is only printed need not wait."""
+    if value is None:
+        return None if ctx.params.get("to_stdout") else 1.0
+    return parse_speed(ctx, param, value)
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE…",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
-@click.option("--speed", callback=parse_speed, default="1", show_default=True, metavar="N|max",
-              help="Times real time, or as fast as it goes.")  # fmt: skip
+@click.option("--speed", callback=_speed, metavar="N|max",
+              help="Times real time, or as fast as it goes. [1; max with --stdout]")  # fmt: skip
 @click.option(
     "--keep-time", is_flag=True, help="Leave times as recorded; else the last row is now."
 )
-@click.option("--stdout", "to_stdout", is_flag=True, help="Print JSON lines instead of sending.")
+@click.option(
+    "--stdout",
+    "to_stdout",
+    is_flag=True,
+    is_eager=True,
+    help="Print JSON lines instead of sending.",
+)
 @click.option("--bus", envvar="PETAWATCH_BUS", metavar="URL",
               help="kafka://host:port[,host:port] or sqlite:///path.")  # fmt: skip
 @click.option("--node", help="The node's name [the file's].")
@@ -86,6 +99,8 @@ def replay(
         asyncio.run(_print(source))
     else:
         asyncio.run(_send(source, open_producer(bus)))
+    if source.unsent:
+        raise click.ClickException(f"{source.unsent} rows and all after them were not sent")
     if source.refused:
         raise click.ClickException(f"the bus refused {source.refused} records; see the log")
 

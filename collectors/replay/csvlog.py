@@ -22,6 +22,8 @@ from collectors.replay.samples import Rejects, Sample, synthetic_slot
 _log = logging.getLogger(__name__)
 _UNIT = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<unit>[^\]]*)\])?$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_US, _LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
+"""2000 and 2100: a stamp outside is a broken row, and must not decide where the others go."""
 _LONGEST_LINE = 65_536
 _HEADER_WITHIN = 20
 
@@ -40,7 +42,13 @@ def parse_time(text: str, zone: tzinfo) -> int:
 
     `zone` holds where the text has none.  Raises ValueError.
     """
-    text = text.strip()
+    time_us = _time(text.strip(), zone)
+    if not _EARLIEST_US <= time_us < _LATEST_US:
+        raise ValueError(f"a time no log has: {text.strip()!r}")
+    return time_us
+
+
+def _time(text: str, zone: tzinfo) -> int:
     if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
         whole, _, part = text.partition(".")
         return int(whole) * 1_000_000 + int(part[:6].ljust(6, "0"))

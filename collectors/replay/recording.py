@@ -17,6 +17,8 @@ from collectors.replay.xmllog import XmlLog
 _SUFFIXES = (".gz", ".csv", ".xml", ".log", ".txt")
 _STEPS_AT_MOST = 100_000
 """Distinct steps that a survey counts; more are irregular enough without."""
+_LEAST_STEP_US = 1_000
+"""Shorter ones stand between rows with one stamp, moved apart by us: they say nothing of the log."""
 _STEP_US = 1_000_000
 """Taken where a recording has no two rows of one GPU."""
 
@@ -97,8 +99,9 @@ class Recording:
                 slot = sample.labels.slot
                 node.labels[slot] = sample.labels
                 before_us = last.get((tick.node, slot))
-                if before_us is not None and len(node.steps) < _STEPS_AT_MOST:
-                    node.steps[tick.time_us - before_us] += 1
+                step_us = 0 if before_us is None else tick.time_us - before_us
+                if step_us >= _LEAST_STEP_US and len(node.steps) < _STEPS_AT_MOST:
+                    node.steps[step_us] += 1
                 last[tick.node, slot] = tick.time_us
         if not survey.rows:
             raise ValueError("nothing to replay: no row of these files could be read")

@@ -27,6 +27,8 @@ from collectors.replay.samples import Rejects
 
 _log = logging.getLogger(__name__)
 _GAP_STEPS = 5
+_LEAST_GAP_US = 1_000_000
+"""Without rows for longer than both of these, time is unobserved."""
 _BATCH = 100
 """At full speed the rest of the process gets its turn between two of these."""
 _COALESCE_US = 50_000
@@ -86,6 +88,8 @@ class ReplaySource:
             )
         self.refused = 0
         """Records that the bus will never take."""
+        self.unsent = 0
+        """Rows that were due when the replay was told to stop while the bus was away."""
         self._assemblers: dict[str, NodeAssembler] = {}
 
     @property
@@ -129,7 +133,7 @@ class ReplaySource:
         survey = self.survey.nodes[node]
         return NodeAssembler(
             node, Origin.REPLAYED, new_run(start_us, secrets.randbits(20)),
-            longest_gap_us=_GAP_STEPS * survey.step_us, expected=survey.labels,
+            longest_gap_us=max(_LEAST_GAP_US, _GAP_STEPS * survey.step_us), expected=survey.labels,
         )  # fmt: skip
 
     async def play(
@@ -158,7 +162,8 @@ class ReplaySource:
             batch.append(record)
         if batch:
             await deliver(batch)
-        self._tell(self.survey.rows)
+            done += sum(len(one.slots) for one in batch)
+        self._tell(done - self.unsent)
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:
@@ -196,6 +201,7 @@ class ReplaySource:
                 retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
                 if not stop.is_set():
                     continue
+                self.unsent += sum(len(record.slots) for record in batch)
             return
 
     def _message(self, record: NodeRecord) -> Message:

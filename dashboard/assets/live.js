@@ -114,7 +114,7 @@ export class LiveView {
       setText(`lv-${step}-share`, percent(value, whole, 1));
       this.setWidth(`lv-${step}-bar`, value, whole);
       this.setWidth(`lv-${step}-gap`, value === null ? null : above, whole);
-      const drop = value === null ? null : above - value;
+      const drop = value === null || above === null ? null : above - value;
       if (step in DROPS) setText(`lv-${step}-drop`, drop === null ? "not measured" : `−${figure(drop)} ${DROPS[step]}`);
       above = value ?? above;
     }
@@ -188,7 +188,9 @@ export class LiveView {
       { values: columns.pflops_allocated, colour: colours.allocated, dashed: true, name: "allocated" },
       { values: columns.pflops_delivered, colour: colours.delivered },
     ];
-    this.charts.delivered.show(times, lines, [{ value: header.pflops_nameplate, name: `installed ${number(header.pflops_nameplate, decimalsFor(header.pflops_nameplate))}` }], colours);
+    const whole = header.pflops_nameplate;
+    const marks = whole === null ? [] : [{ value: whole, name: `installed ${number(whole, decimalsFor(whole))}` }];
+    this.charts.delivered.show(times, lines, marks, colours);
     const isMega = (header.power_kw ?? 0) >= 1000;
     setText("lv-chart-power-unit", isMega ? "MW" : "kW");
     const watts = isMega ? columns.power_kw.map((value) => (value === null ? null : value / 1000)) : columns.power_kw;

@@ -9,7 +9,6 @@ import { age, number, setText } from "./text.js";
 const ORIGINS = {
   simulated: "Simulated data",
   replayed: "Replayed data",
-  mixed: "Mixed data: measured and not",
 };
 const utcTime = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone: "UTC" });
 let localTime = null;

@@ -254,7 +254,7 @@ class LiveHub:
         arrival_s = self.arrival_age_s()
         if self.frame is None or arrival_s is None:
             return None
-        if self.frame.header.get("origin") not in {"measured", "mixed"}:
+        if self.frame.header.get("origin") != "measured":
             return arrival_s
         return max(arrival_s, (self._clock.wall_us() - self.frame.time_us) / 1e6)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.api.ranges import MAX_RAW_VALUES
 
 State = Literal["starting", "live", "partial", "stale", "down"]
-OriginName = Literal["measured", "replayed", "simulated", "mixed", "none"]
+OriginName = Literal["measured", "replayed", "simulated", "none"]
 
 
 class Open(BaseModel):

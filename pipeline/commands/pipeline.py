@@ -12,7 +12,14 @@ from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
 from pipeline.bus import open_bus
 from pipeline.commands import stages
-from pipeline.commands.wiring import Installation, install, inventory_of, load_settings, topics
+from pipeline.commands.wiring import (
+    NO_SITE,
+    Installation,
+    install,
+    inventory_of,
+    load_settings,
+    topics,
+)
 from pipeline.settings import Settings
 
 
@@ -45,10 +52,12 @@ def pipeline(
         return
     clock = SystemClock()
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Only who compares with the inventory must have one.
+    needed = settings.site is not None or bool({"watch", "books"} & set(roles))
     installation = install(
         settings,
         clock,
-        inventory_of(settings, clock),
+        inventory_of(settings, clock) if needed else NO_SITE,
         series=bool({"store", "books"} & set(roles)),
         books="books" in roles,
     )

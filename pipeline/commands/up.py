@@ -17,7 +17,7 @@ from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import Stage, run_stages, stop_signals
 from collectors.kit.options import parse_speed, setting_options
 from pipeline.commands import stages
-from pipeline.commands.wiring import Installation, install, load_settings, make_source
+from pipeline.commands.wiring import Installation, install, inventory_of, load_settings, make_source
 from pipeline.settings import Settings
 
 
@@ -47,6 +47,7 @@ def choose_source(
                 f"{error} To see a simulated centre: petawatch up --site aisc-phase1"
             ) from error
     if settings.site is not None and settings.site.endswith(".toml"):
+        inventory_of(settings, clock)  # a slip in it is what matters first
         raise ConfigError(
             f"{settings.site} is a real site: run petawatch agent on its nodes and petawatch "
             "pipeline and serve here, or name a simulated one, --site aisc-phase1"

@@ -38,6 +38,8 @@ from pipeline.watch.role import Watch, WatchOptions
 SOURCES = "petawatch.sources"
 PEERS_AWAY = (BusUnavailableError, StoreUnavailableError, BooksUnavailableError)
 _log = logging.getLogger(__name__)
+NO_SITE = Inventory("", "", "UTC", "FP16", "dense", "boost clock", ())
+"""For roles that need no inventory."""
 _GB = 1_000_000_000
 _EMBEDDED_BUS_SHARE = 0.4
 """Of the embedded disk budget; the rest is the series store's."""

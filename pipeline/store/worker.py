@@ -114,6 +114,7 @@ class StoreWorker:
             elif self._intake.raw_rows > MOST_RAW:
                 result = await self._write(WriteBatch(self._intake.take_raw()))
                 self._intake.refused(result.refused)
+                self._refused(result)
 
     def _due_s(self) -> float:
         elapsed_us = self._clock.monotonic_us() - self._flushed_us
@@ -140,6 +141,7 @@ class StoreWorker:
         snapshot = self._intake.snapshot()
         result = await self._write(snapshot.batch)
         snapshot.dead += refused_letters(result.refused)
+        self._refused(result)
         await self._retry(lambda: self._announce(snapshot), BusUnavailableError)
         try:
             await self._retry(lambda: self._consumer.commit(snapshot.offsets), BusUnavailableError)
@@ -153,6 +155,13 @@ class StoreWorker:
         if self._intake.rows > _MOST_ROWS:
             self._intake.let_go()
         await self._report(snapshot, result)
+
+    def _refused(self, result: WriteResult) -> None:
+        """Says that the store will not have some rows, which only a person can mend."""
+        if result.refused:
+            count, first = len(result.refused), result.refused[0].reason
+            _log.error("rows_refused count=%d first_reason=%s", count, first)
+            self._board.add("rows_refused", count)
 
     async def _write(self, batch: WriteBatch) -> WriteResult:
         """Writes until it is durable; meanwhile polling goes on and nothing is taken in."""

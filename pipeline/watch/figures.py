@@ -15,10 +15,9 @@ from pipeline.watch.state import FleetState
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_NO_ORIGIN = 255
 _PFLOPS_PER_GFLOP_US = 1.0
 """GFLOP per µs is 10^9 / 10^-6 FLOP/s = PFLOP/s."""
-_COUNTED = ("gpus_installed", "gpus_reporting", "active", "pflops_nameplate")
-_MEASURED = ("pflops", "power_kw", "utilization")
 _THROTTLED = ("throttle_sw_thermal_us", "throttle_hw_thermal_us", "throttle_power_brake_us")
 
 
@@ -44,6 +43,10 @@ class Moment:
     owner: NDArray[np.int32]
     nodes_reporting: Bools
     """By index of node."""
+    origin: int
+    """The one origin of all that reports; 0 where nothing does."""
+    gpus_other_origin: int
+    """GPUs that report with another origin, and are in no figure."""
 
 
 def moment_of(
@@ -61,6 +64,10 @@ def moment_of(
     when `show_estimates` says so.
     """
     fresh = state.bus_us > now_bus_us - missing_after_us
+    # Origins are never added up: what is most real counts, the rest is told of.
+    origin = int(state.origin[fresh].min(initial=_NO_ORIGIN))
+    others = fresh & (state.origin != origin)
+    fresh &= ~others
     rates = state.rates()
     down = fresh & (rates["down_us"] > 0) & ~(rates["observed_us"] > 0)
     reporting = fresh & ~down
@@ -84,7 +91,7 @@ def moment_of(
         reporting & (slow > 0.01), reporting & (rates["throttle_power_cap_us"] > 0.1),
         ~np.isnan(pflops), pflops, low, high, estimated,
         gauges["power_w"], gauges["gpu_temperature_c"], gauges["thermal_margin_c"],
-        gauges["gpu_utilization"], owner, nodes,
+        gauges["gpu_utilization"], owner, nodes, origin % _NO_ORIGIN, int(others.sum()),
     )  # fmt: skip
 
 
@@ -118,12 +125,10 @@ def totals(moment: Moment, layout: FleetLayout) -> dict[str, Any]:
         "gpus_active": int(m.active.sum()),
         "gpus_idle": idle,
         "gpus_throttled": int(m.throttled.sum()),
+        "gpus_other_origin": m.gpus_other_origin,
         "nodes_installed": len(layout.nodes),
         "nodes_reporting": int(m.nodes_reporting.sum()),
-        "pflops_nameplate": round(float(peak.sum()), 3),
-        "pflops_reporting": round(float(peak[m.reporting].sum()), 3),
-        "pflops_allocated": round(float(peak[allocated].sum()), 3),
-        "pflops_active": round(float(peak[active].sum()), 3),
+        **_capacity(peak, m.reporting, allocated, active),
         "pflops_delivered": _rounded(delivered, 3),
         "pflops_lo": _rounded(_sum(m.pflops_lo), 3),
         "pflops_hi": _rounded(_sum(m.pflops_hi), 3),
@@ -138,6 +143,15 @@ def totals(moment: Moment, layout: FleetLayout) -> dict[str, Any]:
     }
 
 
+def _capacity(peak: F64, *nested: Bools) -> dict[str, float | None]:
+    """Nameplate of all GPUs and of the nested sets; absent where no GPU's is known."""
+    names = ("pflops_nameplate", "pflops_reporting", "pflops_allocated", "pflops_active")
+    if not peak.any():
+        return dict.fromkeys(names)
+    sums = [peak.sum(), *(peak[some].sum() for some in nested)]
+    return {name: round(float(total), 3) for name, total in zip(names, sums, strict=True)}
+
+
 def _temperatures(values: F64) -> dict[str, float] | None:
     known = values[~np.isnan(values)]
     if not len(known):
@@ -148,65 +162,3 @@ def _temperatures(values: F64) -> dict[str, float] | None:
         "p99": round(float(p99), 1),
         "median": round(float(median), 1),
     }
-
-
-class Summable:
-    """The columns that are added up, made once and then summed by several indexes."""
-
-    def __init__(self, moment: Moment, layout: FleetLayout) -> None:
-        self._temperature_c = np.nan_to_num(moment.temperature_c, nan=-np.inf)
-        self._columns: dict[str, NDArray[np.float64]] = {
-            "gpus_installed": np.ones(len(layout.pflops)),
-            "gpus_reporting": moment.reporting.astype(np.float64),
-            "active": moment.active.astype(np.float64),
-            "pflops_nameplate": layout.pflops,
-        }
-        measured = {
-            "pflops": moment.pflops,
-            "power_kw": moment.power_w * 1e-3,
-            "utilization": moment.utilization,
-        }
-        for name, values in measured.items():
-            known = ~np.isnan(values)
-            self._columns[name] = np.where(known, values, 0.0)
-            self._columns[f"known {name}"] = known.astype(np.float64)
-
-    def by(self, index: NDArray[np.int32], n: int) -> Sums:
-        """Sums over GPUs by an index (tenant, rack): each float64[n]."""
-        sums = {
-            name: np.bincount(index, column, n).astype(np.float64)
-            for name, column in self._columns.items()
-        }
-        hottest = np.full(n, -np.inf)
-        np.maximum.at(hottest, index, self._temperature_c)
-        return Sums(sums, hottest)
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Sums by one index, which can be added up further (racks to halls)."""
-
-    columns: dict[str, F64]
-    hottest_c: F64
-
-    def by(self, index: NDArray[np.int32], n: int) -> Sums:
-        """Sums of these sums by another index over them."""
-        sums = {
-            name: np.bincount(index, column, n).astype(np.float64)
-            for name, column in self.columns.items()
-        }
-        hottest = np.full(n, -np.inf)
-        np.maximum.at(hottest, index, self.hottest_c)
-        return Sums(sums, hottest)
-
-    def figures(self) -> dict[str, F64]:
-        """The figures shown; one of which nothing is known is NaN, `utilization` a mean."""
-        out = {name: self.columns[name] for name in _COUNTED}
-        for name in _MEASURED:
-            known = self.columns[f"known {name}"]
-            out[name] = np.where(known > 0, self.columns[name], np.nan)
-            if name == "utilization":
-                out[name] /= np.maximum(known, 1)
-        hottest = self.hottest_c
-        out["temperature_max_c"] = np.where(np.isinf(hottest), np.nan, hottest)
-        return out

@@ -31,6 +31,11 @@ class FleetLayout:
         return [(node.name, slot) for node in self.nodes for slot in node.slots]
 
     @cached_property
+    def node_names(self) -> frozenset[str]:
+        """The names of the nodes."""
+        return frozenset(node.name for node in self.nodes)
+
+    @cached_property
     def position(self) -> dict[tuple[str, int], int]:
         """Position of a (node, slot)."""
         return {place: at for at, place in enumerate(self.places)}

@@ -34,7 +34,7 @@ from pipeline.store.validate import TimeRules, Validator
 from pipeline.watch.figures import moment_of
 from pipeline.watch.frame import encode_frame
 from pipeline.watch.layout import FleetLayout
-from pipeline.watch.snapshot import Snapshot, origin_name
+from pipeline.watch.snapshot import Snapshot
 from pipeline.watch.state import GAUGES, RATES, FleetState
 
 _log = logging.getLogger(__name__)
@@ -182,7 +182,8 @@ class Watch:
         for group in groups:
             for row in np.flatnonzero(group.index == index):
                 node = self._table.nodes[self._table.place_node[int(group.place[row])]]
-                if self._labels.get(node) != labels:
+                installed = node in self._state.layout.node_names
+                if installed and self._labels.get(node) != labels:
                     self._labels[node] = labels
                     self._labels_changed.add(node)
 
@@ -203,8 +204,7 @@ class Watch:
             show_estimates=options.show_estimates,
         )
         snapshot = Snapshot(moment, state.layout, self._claims.tenants, self._newest_us)
-        origin = origin_name(state.origin[moment.reporting])
-        header = snapshot.header(self._frames, origin, (now_bus_us - self._newest_us) / 1e6)
+        header = snapshot.header(self._frames, (now_bus_us - self._newest_us) / 1e6)
         payloads = {
             b"frame": encode_frame(header, snapshot.columns()),
             b"detail": msgspec.json.encode(snapshot.detail(header)),

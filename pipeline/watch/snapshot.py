@@ -13,8 +13,9 @@ from collectors.contract.identity import slot_text
 from collectors.contract.record import Origin
 from pipeline.books.claims import MAINTENANCE
 from pipeline.watch import frame
-from pipeline.watch.figures import Moment, Summable, totals
+from pipeline.watch.figures import Moment, totals
 from pipeline.watch.layout import FleetLayout
+from pipeline.watch.sums import Summable
 
 TOP_TENANTS, HOTTEST, ATTENTION = 12, 10, 12
 _DIGITS = {
@@ -26,14 +27,6 @@ _DIGITS = {
 }
 _OF_NODES = ("pflops", "power_kw", "utilization")
 _COUNTS = ("gpus_installed", "gpus_reporting", "active", "gpus")
-
-
-def origin_name(origins: NDArray[np.uint8]) -> str:
-    """The one origin of all GPUs that report, `mixed`, or `none`."""
-    kinds = set(np.unique(origins[origins > 0]).tolist())
-    if not kinds:
-        return "none"
-    return Origin(kinds.pop()).name.lower() if len(kinds) == 1 else "mixed"
 
 
 def _listed(name: str, column: NDArray[np.float64]) -> list[float | None]:
@@ -78,9 +71,9 @@ class Snapshot:
         ]
         return sorted(rows, key=lambda row: (-(row["pflops"] or 0.0), row["tenant"]))
 
-    def header(self, number: int, origin: str, lag_s: float) -> dict[str, Any]:
+    def header(self, number: int, lag_s: float) -> dict[str, Any]:
         """The frame's header, without `columns`."""
-        site = self._layout.inventory
+        m, site = self._moment, self._layout.inventory
         time = datetime.fromtimestamp(self._time_us / 1e6, UTC)
         top = [{k: v for k, v in row.items() if k != "code"} for row in self.tenants[:TOP_TENANTS]]
         return {
@@ -88,11 +81,11 @@ class Snapshot:
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "site": site.name,
             "title": site.title,
-            "origin": origin,
+            "origin": Origin(m.origin).name.lower() if m.origin else "none",
             "layout": site.layout_id,
             "frame": number,
             **totals(self._moment, self._layout),
-            "method": "tensor-pipe activity × SM clock",
+            "method": "tensor-pipe activity × SM clock" if m.measured.any() else "none",
             "lag_s": round(lag_s, 3),
             "hottest": self._hottest(),
             "attention": self._attention(),

@@ -18,6 +18,7 @@ from pipeline.watch.layout import FleetLayout
 
 DEPTH = 6
 """Records kept per GPU: rates are over the last DEPTH − 1 ticks."""
+_MOST_UNKNOWN = 10_000
 RATES = (
     "gflop", "gflop_lo", "gflop_hi", "gflop_estimated", "active_us", "observed_us", "down_us",
     "throttle_power_cap_us", "throttle_sw_thermal_us", "throttle_hw_thermal_us",
@@ -63,7 +64,7 @@ class FleetState:
         for gpu in range(known, total):
             place = (self._table.nodes[int(node[gpu])], int(slot[gpu]))
             at = self.layout.position.get(place, -1)
-            if at < 0:
+            if at < 0 and len(self.unknown) < _MOST_UNKNOWN:
                 self.unknown.add(place)
             more.append(at)
         self._positions = np.concatenate([self._positions, np.array(more, np.int64)])

@@ -110,11 +110,13 @@ def test_broken_rows_are_counted_named_and_stop_nothing(tmp_path: Path) -> None:
         "2026-01-01T00:00:03Z,zero,100\n"
         "timestamp,index,power.draw [W]\n"
         "2026-01-01T00:00:04Z,0,\x00101\n"
-        "2026-01-01T00:00:05Z,9999,101\n",
+        "2026-01-01T00:00:05Z,9999,101\n"
+        "2026-01-01T00:00:05Z,99999999,101\n"
+        "99999999999,0,101\n",
         tmp_path,
     )
     assert [sample.values for sample in samples] == [{"power_w": 100}, {}, {"power_w": 101}]
-    assert rejects.counts == {"columns": 1, "broken": 3, "cell": 1}
+    assert rejects.counts == {"columns": 1, "broken": 5, "cell": 1}
     assert rejects.first["columns"].startswith("log.csv:3")
     assert "log.csv:4" in rejects.first["broken"]
 

@@ -161,6 +161,28 @@ def test_rows_of_one_stamp_are_all_kept(tmp_path: Path) -> None:
     assert [record.time_us % SECOND_US for record in records] == [0, 1, 2, 0]
 
 
+def test_a_log_faster_than_its_own_stamps_has_no_gaps(tmp_path: Path) -> None:
+    """Four rows a second, stamped in whole seconds."""
+    rows = [(second, 0, 50, 100.0) for second in range(20) for _ in range(4)]
+    *_, last = source(written(tmp_path, rows)).records(0)
+    assert last.values["observed_us"] == [19 * SECOND_US + 3]
+    assert last.values["active_us"] == last.values["observed_us"]
+    assert last.values["energy_mj"][0] == pytest.approx(1_900_000, abs=1)
+
+
+async def test_rows_that_could_not_be_sent_are_counted(tmp_path: Path) -> None:
+    clock = StillClock()
+    path = written(tmp_path, [(second, 0, 100, 100) for second in range(5)])
+    replay = ReplaySource(Recording([path], zone=UTC), clock, speed=None)
+    stop = asyncio.Event()
+    running = asyncio.create_task(replay.run(Kept(clock, away=1_000), stop))
+    while not clock.elapsed_us:
+        await asyncio.sleep(0)
+    stop.set()
+    await running
+    assert replay.unsent == 5
+
+
 def test_rows_that_go_back_are_left_out_and_named(tmp_path: Path) -> None:
     path = written(tmp_path, [(0, 0, 0, 1), (5, 0, 0, 2), (3, 0, 0, 3), (6, 0, 0, 4)])
     replay = source(path)

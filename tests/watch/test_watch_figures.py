@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from collectors.contract.identity import Slot, pack_slot
 from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.record import NodeRecord, Origin, SlotLabels
 from collectors.contract.topics import Allocation, Subject, dumps
-from collectors.contract.wire import encode
+from collectors.contract.wire import encode, parse
 from collectors.kit.sqlite_log import SqliteBus
 from pipeline.api.frames import parse_frame
 from pipeline.health import HealthBoard
@@ -111,7 +112,7 @@ async def test_counted_figures(watch: tuple[Watch, SetClock]) -> None:
     counts = {k: header[k] for k in header if k.startswith(("gpus_", "nodes_"))}
     assert counts == {
         "gpus_installed": 6, "gpus_reporting": 3, "gpus_down": 1, "gpus_allocated": 2,
-        "gpus_active": 1, "gpus_idle": 2, "gpus_throttled": 0,
+        "gpus_active": 1, "gpus_idle": 2, "gpus_throttled": 0, "gpus_other_origin": 0,
         "nodes_installed": 3, "nodes_reporting": 2,
     }  # fmt: skip
     assert header["pflops_nameplate"] == pytest.approx(6 * 0.9894, abs=1e-3)
@@ -166,6 +167,32 @@ async def test_late_and_repeated_records_change_nothing_and_a_backlog_is_skimmed
     feed(role, batch[:3], clock.now_us)
     again = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
     assert again["pflops_delivered"] == header["pflops_delivered"]
+
+
+async def test_origins_are_never_added_up(watch: tuple[Watch, SetClock]) -> None:
+    role, clock = watch
+    for tick in range(3):
+        clock.now_us = T0 + tick * 1_000_000
+        real = parse(record("a1", tick, [tick * 300_000, tick * 100_000]))
+        measured = encode(dataclasses.replace(real, origin=Origin.MEASURED))
+        feed(role, [measured, record("a2", tick, [tick * 900_000, 0])], clock.now_us)
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    assert header["origin"] == "measured"
+    assert header["pflops_delivered"] == pytest.approx(0.4)
+    assert (header["gpus_reporting"], header["gpus_other_origin"]) == (2, 2)
+
+
+async def test_a_nameplate_that_nobody_knows_is_absent(
+    watch: tuple[Watch, SetClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role, clock = watch
+    nameless = dataclasses.replace(site(), nodes=(InstalledNode("a1", "A", "r1", "", SLOTS, 0.0),))
+    monkeypatch.setattr(role, "_inventory", lambda: nameless)
+    feed(role, [record("a1", 0, [COUNTER_ABSENT, COUNTER_ABSENT])], clock.now_us)
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    names = ("nameplate", "reporting", "allocated", "active")
+    assert [header[f"pflops_{name}"] for name in names] == [None] * 4
+    assert header["method"] == "none"
 
 
 def test_quantized_bytes() -> None:
