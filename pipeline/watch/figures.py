@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,14 +75,7 @@ def moment_of(
     allocated = (owner != UNALLOCATED) & (owner != MAINTENANCE)
     busy = rates["active_us"] >= 0.5 * rates["observed_us"]
     lost = ~reporting
-    pflops, low, high = (
-        _without(rates[name] * _PFLOPS_PER_GFLOP_US, lost)
-        for name in ("gflop", "gflop_lo", "gflop_hi")
-    )
-    estimated = _without(rates["gflop_estimated"], lost)
-    if show_estimates:
-        unmeasured = np.isnan(pflops)
-        pflops, low, high = (np.where(unmeasured, estimated, x) for x in (pflops, low, high))
+    flops = _delivered(rates, lost, show_estimates=show_estimates)
     slow = np.nansum([rates[name] for name in _THROTTLED], axis=0)
     nodes = np.zeros(len(state.layout.nodes), bool)
     nodes[state.layout.node[fresh]] = True
@@ -89,10 +83,27 @@ def moment_of(
     return Moment(
         reporting, down, allocated, reporting & busy & (rates["active_us"] > 0),
         reporting & (slow > 0.01), reporting & (rates["throttle_power_cap_us"] > 0.1),
-        ~np.isnan(pflops), pflops, low, high, estimated,
+        *flops,
         gauges["power_w"], gauges["gpu_temperature_c"], gauges["thermal_margin_c"],
         gauges["gpu_utilization"], owner, nodes, origin % _NO_ORIGIN, int(others.sum()),
     )  # fmt: skip
+
+
+def _delivered(
+    rates: Mapping[str, F64], lost: Bools, *, show_estimates: bool
+) -> tuple[Bools, F64, F64, F64, F64]:
+    """What is measured, then PFLOPS with their bounds, then the estimates.
+
+    An estimate that stands in for a measurement is still none.
+    """
+    names = ("gflop", "gflop_lo", "gflop_hi", "gflop_estimated")
+    pflops, low, high, estimated = (
+        _without(rates[name] * _PFLOPS_PER_GFLOP_US, lost) for name in names
+    )
+    measured = ~np.isnan(pflops)
+    if show_estimates:
+        pflops, low, high = (np.where(measured, x, estimated) for x in (pflops, low, high))
+    return measured, pflops, low, high, estimated
 
 
 def _without(values: F64, lost: Bools) -> F64:

@@ -155,6 +155,23 @@ async def test_silence_is_missing_and_estimates_stay_out(watch: tuple[Watch, Set
     assert header["origin"] == "none"
 
 
+async def test_estimates_that_are_shown_are_still_not_measured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    clock = SetClock()
+    bus = SqliteBus(tmp_path_factory.mktemp("bus") / "bus.db", clock=clock)
+    options = WatchOptions(show_estimates=True)
+    role = Watch(bus, site, options, clock, HealthBoard("watch", "t", clock))
+    for tick in range(3):
+        clock.now_us = T0 + tick * 1_000_000
+        values = [COUNTER_ABSENT, tick * 100_000]
+        estimated = [tick * 200_000, COUNTER_ABSENT]
+        feed(role, [record("a1", tick, values, gflop_estimated=estimated)], clock.now_us)
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    assert header["pflops_delivered"] == pytest.approx(0.3)
+    assert header["coverage"] == pytest.approx(1 / 6, abs=1e-4)
+
+
 async def test_late_and_repeated_records_change_nothing_and_a_backlog_is_skimmed(
     watch: tuple[Watch, SetClock],
 ) -> None:
