@@ -28,6 +28,9 @@ from pipeline.store.validate import TimeRules, Validator
 
 _HOUR_US = 60 * MINUTE_US
 _PAYLOAD_LIMIT = 64 * 1024
+MOST_ROWS = 1_000_000
+MOST_DEAD_BYTES = 32 * 2**20
+"""Minute rows and bytes of refused records in memory above which a flush does not wait."""
 OPEN_MINUTES = 2
 """Minutes behind the newest event time that stay in memory; later ones open a new part."""
 
@@ -61,6 +64,7 @@ class Intake:
         self._bus_us: dict[Partition, int] = {}
         self._touched: dict[Partition, set[tuple[str, int]]] = defaultdict(set)
         self._dead: list[DeadLetter] = []
+        self._dead_bytes = 0
         self._newest_us = 0
         self.raw_rows = 0
 
@@ -77,6 +81,12 @@ class Intake:
     def out_of_range(self) -> int:
         """Values that were out of their range and became absent."""
         return self._validator.out_of_range
+
+    @property
+    def full(self) -> bool:
+        """Whether memory asks for a flush before its time, as a backlog of broken or old
+        records may."""
+        return self.rows > MOST_ROWS or self._dead_bytes > MOST_DEAD_BYTES
 
     def seen_per_node(self) -> dict[str, int]:
         """Distinct records of each node that count."""
@@ -182,6 +192,7 @@ class Intake:
             partition = chunks[at].partition
             offset = chunks[at].offsets[one.index - int(starts[at])]
             payload = values[one.index][:_PAYLOAD_LIMIT]
+            self._dead_bytes += len(payload)
             self._dead.append(
                 DeadLetter(
                     one.reason, one.detail, partition.topic, partition.number, offset, payload
@@ -210,7 +221,7 @@ class Intake:
             dict(self._touched),
             self._dead,
         )
-        self._offsets, self._dead = {}, []
+        self._offsets, self._dead, self._dead_bytes = {}, [], 0
         self._touched = defaultdict(set)
         self._place_hour[:] = -1
         newest = self._newest_us // MINUTE_US

@@ -34,7 +34,6 @@ from pipeline.store.intake import Intake, Snapshot, refused_letters
 from pipeline.store.validate import TimeRules
 
 _log = logging.getLogger(__name__)
-_MOST_ROWS = 1_000_000
 MOST_RAW = 200_000
 """Raw samples in memory above which they are written before the flush is due."""
 
@@ -109,7 +108,7 @@ class StoreWorker:
                 # group's committed offsets hold, and these come again.
                 return
             self._board.add("gpu_samples", self._intake.take_in(chunks))
-            if self._due_s() <= 0:
+            if self._due_s() <= 0 or self._intake.full:
                 await self._flush()
             elif self._intake.raw_rows > MOST_RAW:
                 result = await self._write(WriteBatch(self._intake.take_raw()))
@@ -152,7 +151,7 @@ class StoreWorker:
             self._board.add("commits_fenced")
             self._intake = self._new_intake()
             return
-        if self._intake.rows > _MOST_ROWS:
+        if self._intake.full:
             self._intake.let_go()
         await self._report(snapshot, result)
 

@@ -24,6 +24,7 @@ from pipeline.health import HealthBoard
 from pipeline.series.columns import merge_parts
 from pipeline.series.duck import DuckStore
 from pipeline.series.port import StoreUnavailableError, WriteBatch, WriteResult
+from pipeline.store import intake
 from pipeline.store.worker import StoreOptions, StoreWorker
 
 SLOTS = [pack_slot(Slot(0, i + 1, 0, 0)) for i in range(2)]
@@ -51,10 +52,10 @@ class World:
     clock: SystemClock
     boards: list[HealthBoard]
 
-    def worker(self, raw_interval_s: float = 1.0) -> StoreWorker:
+    def worker(self, raw_interval_s: float = 1.0, flush_s: float = 0.2) -> StoreWorker:
         board = HealthBoard("store", str(len(self.boards)), self.clock)
         self.boards.append(board)
-        options = StoreOptions(flush_s=0.2, raw_interval_s=raw_interval_s)
+        options = StoreOptions(flush_s=flush_s, raw_interval_s=raw_interval_s)
         return StoreWorker(self.bus, self.store, options, self.clock, board)
 
     async def send(self, values: Sequence[bytes], key: bytes = b"a") -> None:
@@ -168,6 +169,19 @@ async def test_a_clock_that_is_far_off_is_refused_and_seen(world: World) -> None
     offset_us = board.value(health.CLOCK_OFFSET_US, node="a")
     assert offset_us is not None
     assert -(10**10) <= offset_us < -9 * 10**9
+
+
+@pytest.mark.parametrize("bound", ["MOST_DEAD_BYTES", "MOST_ROWS"])
+async def test_what_would_fill_the_memory_is_flushed_before_its_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(intake, bound, 1)
+    await world.send([record("a", 0), b"\xff\xff"])
+    # All is committed five minutes before a flush is due.
+    await world.work(world.worker(flush_s=300.0))
+    assert len(await world.values(DEAD)) == 1
+    parts = merge_parts(await world.store.minutes(*minute_range()))
+    assert parts.counters["energy_mj"].last.tolist() == [0, 0]
 
 
 async def test_a_store_that_is_away_costs_time_and_nothing_else(world: World) -> None:
