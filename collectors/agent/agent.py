@@ -19,11 +19,11 @@ from collectors.contract.source import (
     BackendUnavailableError,
     DeviceLostError,
     DriverGoneError,
+    RestartNeededError,
     TransientError,
 )
 from collectors.contract.topics import Event
 from collectors.kit.clock import Clock, EventClock
-from collectors.nvml.errors import DriverMismatchError
 
 _log = logging.getLogger(__name__)
 _GAP_INTERVALS = 5
@@ -82,7 +82,7 @@ class Agent:
         """Ticks left out because the devices had not answered in time."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ticks until `stop` or its end.  Raises DriverMismatchError: only a new process can go on."""
+        """Ticks until `stop` or its end.  Raises RestartNeededError: only a new process can go on."""
         interval_us = int(self._settings.interval_s * 1e6)
         due_us = self._clock.monotonic_us()
         self._say("agent_start")
@@ -164,7 +164,7 @@ class Agent:
             known = self._known.setdefault(slot, _Known(device.labels, device.energy_epoch))
             known.labels, known.energy_epoch = device.labels, device.energy_epoch
             try:
-                values[slot] = dict(device.read())
+                values[slot] = dict(device.read()[0].values)
                 self._mark(slot, known, down=False)
             except TransientError as error:
                 _log.info("gpu_silent slot=%s reason=%s", slot_text(slot), error)
@@ -196,7 +196,7 @@ class Agent:
         elif not self._open and now_us >= self._reopen_us:
             try:
                 self._backend.open()
-            except DriverMismatchError:
+            except RestartNeededError:
                 raise
             except BackendUnavailableError as error:
                 self._wait_to_reopen(str(error))

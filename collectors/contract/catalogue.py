@@ -86,6 +86,8 @@ class Metric:
     decimals: int = 0
     reset: Reset = Reset.RUN
     shown: str = ""
+    every_s: float = 0.0
+    """How often an agent reads it, 0 for at each tick: what changes seldom is read seldom."""
 
 
 _G, _C = Kind.GAUGE, Kind.COUNTER
@@ -93,7 +95,7 @@ _ANY = (0.0, float(COUNTER_LIMIT - 1))
 _RATIO = (0.0, 1.0)
 
 
-def _gauge(
+def _gauge(  # noqa: PLR0917 - a row of a table is read by its columns
     number: int,
     name: str,
     unit: str,
@@ -102,14 +104,24 @@ def _gauge(
     decimals: int,
     shown: str,
     text: str,
+    every_s: float = 0.0,
 ) -> Metric:
-    return Metric(name, number, unit, text, valid, _G, read, decimals, shown=shown)
+    return Metric(name, number, unit, text, valid, _G, read, decimals, shown=shown, every_s=every_s)
 
 
 def _counter(
-    number: int, name: str, unit: str, read: Read, reset: Reset, shown: str, text: str
+    number: int,
+    name: str,
+    unit: str,
+    read: Read,
+    reset: Reset,
+    shown: str,
+    text: str,
+    every_s: float = 0.0,
 ) -> Metric:
-    return Metric(name, number, unit, text, _ANY, _C, read, reset=reset, shown=shown)
+    return Metric(
+        name, number, unit, text, _ANY, _C, read, reset=reset, shown=shown, every_s=every_s
+    )
 
 
 def _moved(r575: int, r580_82: int) -> FieldRead:
@@ -118,11 +130,13 @@ def _moved(r575: int, r580_82: int) -> FieldRead:
 
 
 _CALL = CallRead
+_SELDOM_S = 30.0
+_FAN_S = 10.0
 # fmt: off
 _ROWS: tuple[Metric, ...] = (
     _gauge(16, "power_w", "W", (0, 3_000), FieldRead(186, 1e-3), 3, "power", "Board power draw, instantaneous."),
     _gauge(17, "power_average_w", "W", (0, 3_000), FieldRead(185, 1e-3), 3, "power", "Board power draw, one-second average by the driver."),
-    _gauge(18, "power_limit_w", "W", (0, 3_000), _CALL("power_limit_w"), 1, "power", "Enforced board power limit."),
+    _gauge(18, "power_limit_w", "W", (0, 3_000), _CALL("power_limit_w"), 1, "power", "Enforced board power limit.", _SELDOM_S),
     _gauge(19, "gpu_temperature_c", "°C", (-40, 150), _CALL("gpu_temperature_c"), 1, "temperature", "GPU core temperature."),
     _gauge(20, "memory_temperature_c", "°C", (-40, 150), FieldRead(82), 1, "temperature", "Memory temperature."),
     _gauge(21, "thermal_margin_c", "°C", (-100, 150), _CALL("thermal_margin_c"), 1, "temperature", "Headroom of the hottest sensor to the maximum operating temperature."),
@@ -131,15 +145,31 @@ _ROWS: tuple[Metric, ...] = (
     _gauge(24, "gpu_utilization", "ratio", _RATIO, _CALL("gpu_utilization"), 4, "activity", "Fraction of time in which at least one kernel ran."),
     _gauge(25, "memory_utilization", "ratio", _RATIO, _CALL("memory_utilization"), 4, "activity", "Fraction of time in which memory was read or written."),
     _gauge(26, "memory_used_bytes", "B", (0, 2**42), _CALL("memory_used_bytes"), 0, "memory", "Memory in use, the driver's reserve not counted."),
-    _gauge(27, "memory_total_bytes", "B", (0, 2**42), _CALL("memory_total_bytes"), 0, "memory", "Memory installed."),
+    _gauge(27, "memory_total_bytes", "B", (0, 2**42), _CALL("memory_total_bytes"), 0, "memory", "Memory installed.", _SELDOM_S),
     _gauge(28, "sm_activity", "ratio", (0, 1.02), _CALL("sm_activity"), 4, "activity", "Fraction of SM cycles with at least one warp assigned."),
     _gauge(29, "tensor_activity", "ratio", (0, 1.02), _CALL("tensor_activity"), 4, "activity", "Fraction of SM cycles in which the tensor pipe was active."),
     _gauge(30, "dram_activity", "ratio", (0, 1.02), _CALL("dram_activity"), 4, "activity", "Fraction of cycles in which device memory was active."),
-    _gauge(31, "fan_speed", "ratio", (0, 2), _CALL("fan_speed"), 4, "temperature", "Intended fan speed; passive boards have none."),
+    _gauge(31, "fan_speed", "ratio", (0, 2), _CALL("fan_speed"), 4, "temperature", "Intended fan speed; passive boards have none.", _FAN_S),
     _gauge(32, "performance_state", "", (0, 15), _CALL("performance_state"), 0, "clock", "Performance state, 0 the highest."),
-    _gauge(33, "recovery_action", "", (0, 15), FieldRead(230), 0, "", "Recovery the driver asks for: 0 none, 1 reset, 2 reboot, 3 drain."),
-    _gauge(34, "row_remap_pending", "", (0, 1), FieldRead(144), 0, "", "A row remap waits for a reset."),
-    _gauge(35, "row_remap_failure", "", (0, 1), FieldRead(145), 0, "", "A row remap has failed."),
+    _gauge(33, "recovery_action", "", (0, 15), FieldRead(230), 0, "", "Recovery the driver asks for: 0 none, 1 reset, 2 reboot, 3 drain.", _SELDOM_S),
+    _gauge(34, "row_remap_pending", "", (0, 1), FieldRead(144), 0, "", "A row remap waits for a reset.", _SELDOM_S),
+    _gauge(35, "row_remap_failure", "", (0, 1), FieldRead(145), 0, "", "A row remap has failed.", _SELDOM_S),
+    _gauge(36, "sm_clock_mean_mhz", "MHz", (0, 5_000), Own(), 1, "clock", "Mean SM clock over the window in which FLOP were measured."),
+    _gauge(37, "flop_method", "", (0, 15), Own(), 0, "", "How FLOP are found: 0 not at all, 1 gpm_cycles, 2 gpm_pipe, 3 dcgm_pipe, 4 util_clock (an estimate)."),
+    _gauge(38, "flop_flags", "", (0, 2**24 - 1), Own(), 0, "", "What is doubtful about the FLOP of the window, a sum of bits (see the agent's page)."),
+    _gauge(39, "fp64_activity", "ratio", (0, 1.02), _CALL("fp64_activity"), 4, "activity", "Fraction of SM cycles in which the FP64 pipe was active."),
+    _gauge(40, "fp32_activity", "ratio", (0, 1.02), _CALL("fp32_activity"), 4, "activity", "Fraction of SM cycles in which the FP32 pipe was active."),
+    _gauge(41, "fp16_activity", "ratio", (0, 1.02), _CALL("fp16_activity"), 4, "activity", "Fraction of SM cycles in which the FP16 pipe (not tensor) was active."),
+    _gauge(42, "tensor_fp64_activity", "ratio", (0, 1.02), _CALL("tensor_fp64_activity"), 4, "activity", "Fraction of SM cycles in which the tensor pipe worked in FP64."),
+    _gauge(43, "tensor_int8_activity", "ratio", (0, 1.02), _CALL("tensor_int8_activity"), 4, "activity", "Fraction of SM cycles in which the tensor pipe worked on integers."),
+    _gauge(44, "sm_occupancy", "ratio", (0, 1.02), _CALL("sm_occupancy"), 4, "activity", "Resident warps as a fraction of the most that fit."),
+    _gauge(45, "clocks_event_reasons", "", (0, 2**24 - 1), _CALL("clocks_event_reasons"), 0, "throttle", "Why clocks are lowered now, the driver's bits: 4 power cap, 8 hardware, 32 software thermal, 64 hardware thermal, 128 power brake."),
+    _gauge(46, "processes", "", (0, 100_000), Own(), 0, "activity", "Processes that compute on the GPU.", 10.0),
+    _gauge(47, "pcie_link_generation", "", (0, 15), _CALL("pcie_link_generation"), 0, "", "PCIe generation in use.", _SELDOM_S),
+    _gauge(48, "pcie_link_width", "", (0, 64), _CALL("pcie_link_width"), 0, "", "PCIe lanes in use.", _SELDOM_S),
+    _gauge(49, "power_allocated_w", "W", (0, 3_000), _CALL("power_allocated_w"), 3, "power", "A MIG instance's part of its GPU's power, allocated by activity: not measured."),
+    _gauge(50, "retired_page_pending", "", (0, 1), FieldRead(31), 0, "", "A page retirement waits for a reset (before Ampere).", _SELDOM_S),
+    _gauge(51, "power_module_w", "W", (0, 10_000), FieldRead(186, 1e-3, scope=1), 3, "power", "Power of the whole module, CPU included, where GPUs are on one (Grace)."),
     _counter(64, "energy_mj", "mJ", FieldRead(83), Reset.ENERGY, "energy", "Energy since the counter's epoch began."),
     _counter(65, "gflop", "GFLOP", Own(), Reset.RUN, "flops", "Delivered dense-FP16-equivalent hardware FLOP."),
     _counter(66, "gflop_lo", "GFLOP", Own(), Reset.RUN, "", "Lower bound of the measurement of `gflop`."),
@@ -153,9 +183,20 @@ _ROWS: tuple[Metric, ...] = (
     _counter(74, "throttle_hw_thermal_us", "µs", _moved(252, 270), Reset.DEVICE, "throttle", "Time with clocks lowered by hardware thermal slowdown."),
     _counter(75, "throttle_power_brake_us", "µs", _moved(253, 271), Reset.DEVICE, "throttle", "Time with clocks lowered by the external power brake."),
     _counter(76, "throttle_sync_boost_us", "µs", FieldRead(76, 1e-3), Reset.DEVICE, "throttle", "Time with clocks lowered by sync boost."),
-    _counter(77, "ecc_corrected", "", _CALL("ecc_corrected"), Reset.DEVICE, "health", "Corrected memory errors, volatile."),
-    _counter(78, "ecc_uncorrected", "", _CALL("ecc_uncorrected"), Reset.DEVICE, "health", "Uncorrected memory errors, volatile."),
-    _counter(79, "pcie_replay", "", FieldRead(94), Reset.DEVICE, "health", "PCIe replays."),
+    _counter(77, "ecc_corrected", "", _CALL("ecc_corrected"), Reset.DEVICE, "health", "Corrected memory errors, volatile.", _SELDOM_S),
+    _counter(78, "ecc_uncorrected", "", _CALL("ecc_uncorrected"), Reset.DEVICE, "health", "Uncorrected memory errors, volatile.", _SELDOM_S),
+    _counter(79, "pcie_replay", "", FieldRead(94), Reset.DEVICE, "health", "PCIe replays.", _SELDOM_S),
+    _counter(80, "gflop_measured_us", "µs", Own(), Reset.RUN, "", "Time whose FLOP were measured: its share is the coverage of `gflop`."),
+    _counter(81, "energy_allocated_mj", "mJ", _CALL("energy_allocated_mj"), Reset.DEVICE, "", "A MIG instance's part of its GPU's energy, allocated by activity: not measured."),
+    _counter(82, "pcie_tx_bytes", "B", _CALL("pcie_tx_bytes"), Reset.DEVICE, "traffic", "Bytes sent over PCIe."),
+    _counter(83, "pcie_rx_bytes", "B", _CALL("pcie_rx_bytes"), Reset.DEVICE, "traffic", "Bytes received over PCIe."),
+    _counter(84, "nvlink_tx_bytes", "B", _CALL("nvlink_tx_bytes"), Reset.DEVICE, "traffic", "Bytes sent over all NVLinks."),
+    _counter(85, "nvlink_rx_bytes", "B", _CALL("nvlink_rx_bytes"), Reset.DEVICE, "traffic", "Bytes received over all NVLinks."),
+    _counter(86, "nvlink_errors", "", _CALL("nvlink_errors"), Reset.DEVICE, "health", "NVLink replays, recoveries and CRC errors, all links.", _SELDOM_S),
+    _counter(87, "row_remap_corrected", "", FieldRead(142), Reset.DEVICE, "health", "Rows remapped for corrected errors.", _SELDOM_S),
+    _counter(88, "row_remap_uncorrected", "", FieldRead(143), Reset.DEVICE, "health", "Rows remapped for uncorrected errors.", _SELDOM_S),
+    _counter(89, "gflop_fp64", "GFLOP", Own(), Reset.RUN, "flops", "FLOP of the FP64 tensor pipe; not in `gflop`."),
+    _counter(90, "giop_int8", "Gop", Own(), Reset.RUN, "flops", "Operations of the integer tensor pipe: not FLOP, not in `gflop`."),
 )
 # fmt: on
 

@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from collectors.contract.bus import Producer
+from collectors.contract.facts import GpuFacts
+from collectors.contract.flop import FlopWindow
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin, SlotLabels
 from collectors.kit.clock import Clock
@@ -21,6 +23,10 @@ from collectors.kit.clock import Clock
 
 class TransientError(RuntimeError):
     """The device gave nothing this time: ask at the next tick."""
+
+
+class UnsupportedError(RuntimeError):
+    """This is never given here: do not ask again until the backend is opened anew."""
 
 
 class DeviceLostError(RuntimeError):
@@ -35,12 +41,61 @@ class BackendUnavailableError(RuntimeError):
     """There is nothing here to read (no driver, no library); the message says what to do."""
 
 
+class RestartNeededError(BackendUnavailableError):
+    """Only a new process can read again (the library in memory is not the driver's any more)."""
+
+
+class Sample(NamedTuple):
+    """What one slot said at one reading.
+
+    `values` are by catalogue name in catalogue units, gauges as float,
+    counters as int, without the agent's own integrals; what cannot be read is
+    left out.  A metric that is read more seldom than the tick stands in the
+    sample of the tick at which it was read, and in no other.
+    """
+
+    labels: SlotLabels
+    energy_epoch: int
+    """64 bits that change when the energy counter starts again."""
+    values: Mapping[str, float]
+    flop: FlopWindow | None = None
+    """The window that ends now; None where the device measures none, and then
+    `tensor_activity` and the SM clock stand for it, or an estimate."""
+    parent: int | None = None
+    """The packed slot of the GPU that a MIG instance is a part of."""
+
+
+class GpuProcess(NamedTuple):
+    """One process that has a context on a slot."""
+
+    slot: int
+    pid: int
+    memory_bytes: int | None = None
+    sm_utilization: float | None = None
+    """Ratio of the time since the last question; None where the device does not say."""
+
+
+class DeviceEvent(NamedTuple):
+    """Something that a driver reported by itself."""
+
+    kind: str
+    """`xid`, `ecc_single`, `ecc_double`, `ecc_storm`, `page_retired`, `poison`, `mig_changed`,
+    `gpu_unavailable`, `recovery_action`."""
+    slot: int | None
+    uuid: str = ""
+    code: int | None = None
+    text: str = ""
+
+
 class Device(Protocol):
-    """One GPU slot."""
+    """One physical GPU, with the instances that it is divided into.
+
+    Its methods are called from one thread at a time, but not always the same.
+    """
 
     @property
     def slot(self) -> int:
-        """Packed slot."""
+        """Packed slot of the whole GPU."""
         ...
 
     @property
@@ -50,16 +105,22 @@ class Device(Protocol):
 
     @property
     def energy_epoch(self) -> int:
-        """64 bits that change when the energy counter starts again."""
+        """As `Sample.energy_epoch` of the whole GPU."""
         ...
 
-    def read(self) -> Mapping[str, float]:
-        """Current values by catalogue name, in catalogue units, without the agent's own
-        integrals; what cannot be read is left out.
+    def read(self) -> Sequence[Sample]:
+        """The GPU's sample, then those of its instances in order of slot.
 
-        Gauges as float, counters as int.  Raises TransientError, DeviceLostError
-        or DriverGoneError.
+        Raises TransientError, DeviceLostError or DriverGoneError.
         """
+        ...
+
+    def processes(self) -> Sequence[GpuProcess]:
+        """Who computes on it and its instances; raises as `read`, and UnsupportedError."""
+        ...
+
+    def facts(self) -> Sequence[GpuFacts]:
+        """What is known of it and its instances without asking the driver again."""
         ...
 
 
@@ -69,6 +130,11 @@ class Backend(Protocol):
     @property
     def origin(self) -> Origin:
         """Measured, or simulated."""
+        ...
+
+    @property
+    def driver(self) -> str:
+        """The driver's version, "" where there is none."""
         ...
 
     def open(self) -> None:
@@ -83,8 +149,14 @@ class Backend(Protocol):
         """Looks again: devices come back, go, or change their labels."""
         ...
 
+    def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:
+        """Blocks until the driver reports something, at most so long; called from a thread of
+        its own, beside readings.  Raises UnsupportedError where there are none to be had,
+        DriverGoneError."""
+        ...
+
     def close(self) -> None:
-        """Lets the driver go."""
+        """Lets the driver go.  Never called while another call is under way."""
         ...
 
 

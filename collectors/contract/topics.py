@@ -8,11 +8,12 @@ import msgspec
 
 from collectors.contract.bus import TopicSpec
 
-GPU, EVENTS, ALLOC, FACILITY = (
+GPU, EVENTS, ALLOC, FACILITY, FACTS = (
     "telemetry.gpu",
     "telemetry.events",
     "telemetry.alloc",
     "telemetry.facility",
+    "telemetry.facts",
 )
 DEAD = "telemetry.dead"
 LIVE, ALERTS, CONTROL, FLUSHED = (
@@ -39,6 +40,7 @@ def topic_specs(
         TopicSpec(EVENTS, 1, 30 * 24 * _HOUR, 512 * _MIB),
         TopicSpec(ALLOC, 1, 400 * 24 * _HOUR, 1024 * _MIB, compacted=True),
         TopicSpec(FACILITY, 1, keep_s, 512 * _MIB),
+        TopicSpec(FACTS, 1, 400 * 24 * _HOUR, 256 * _MIB, compacted=True),
         TopicSpec(LIVE, 1, 1_200, 128 * _MIB),
         TopicSpec(ALERTS, 1, 400 * 24 * _HOUR, 512 * _MIB, compacted=True),
         TopicSpec(CONTROL, 1, 400 * 24 * _HOUR, 64 * _MIB, compacted=True),
@@ -53,6 +55,10 @@ class Subject(msgspec.Struct, frozen=True):
 
     node: str
     slots: tuple[str, ...] = ()
+
+
+PRECEDENCE = {"static": 0, "process": 10, "scheduler": 20}
+"""A scheduler's own word goes before what processes show, and that before a static file."""
 
 
 class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,6 +81,14 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`job`, `reservation` or `maintenance`."""
     known_us: int = 0
     weight: int = 1
+    """The share of a GPU that several claims share, in parts of their sum."""
+    precedence: int = 0
+    """Of claims that hold a slot at a time the one with the greatest wins: see PRECEDENCE."""
+    account: str = ""
+    """What the scheduler or the node says of the holder; `tenant` is empty where none of it
+    names one, and such an allocation owns nothing until somebody maps it."""
+    user: str = ""
+    namespace: str = ""
     deleted: bool = False
 
     @property
@@ -107,6 +121,14 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     uuid: str = ""
     code: int | None = None
     text: str = ""
+    source: str = ""
+    """Who saw it: `driver`, `kernel_log` or `agent`."""
+    action: str = ""
+    """What the maker recommends, as one of the words of `xids.csv`."""
+    concerns: str = ""
+    """`tenant` (their program) or `operator`."""
+    occupant: str = ""
+    """The job or pod that ran there then."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -12,14 +12,15 @@ from collectors.contract.identity import slot_text
 from collectors.contract.record import Origin
 from collectors.contract.source import (
     BackendUnavailableError,
+    DeviceEvent,
     DeviceLostError,
     DriverGoneError,
     TransientError,
+    UnsupportedError,
 )
 from collectors.kit.clock import Clock, SystemClock
 from collectors.nvml.api import Identity, Nvml
 from collectors.nvml.device import NvmlDevice
-from collectors.nvml.errors import UnsupportedError
 from collectors.nvml.fields import PlannedField, driver_branch, plan_fields
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class NvmlBackend:
         self.driver_version = ""
 
     def open(self) -> None:
-        """See the contract's `Backend.open`; DriverMismatchError where only a new process helps."""
+        """See the contract's `Backend.open`; RestartNeededError where only a new process helps."""
         try:
             self._nvml.open()
             self.driver_version = self._nvml.driver_version()
@@ -122,6 +123,15 @@ class NvmlBackend:
     def devices(self) -> Sequence[NvmlDevice]:
         """The devices found, in order of slot; lost ones among them."""
         return list(self._devices.values())
+
+    @property
+    def driver(self) -> str:
+        """Its version."""
+        return self.driver_version
+
+    def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:
+        """Not read yet."""
+        raise UnsupportedError(f"events are not read (asked for {timeout_s} s)")
 
     def rescan(self) -> None:
         """See the contract's `Backend.rescan`; DriverGoneError when no device answers at all."""

@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from collectors.contract.catalogue import CATALOGUE, CallRead
+from collectors.contract.facts import GpuFacts
+from collectors.contract.identity import slot_text
 from collectors.contract.record import SlotLabels
-from collectors.contract.source import DeviceLostError, TransientError
+from collectors.contract.source import (
+    DeviceLostError,
+    GpuProcess,
+    Sample,
+    TransientError,
+    UnsupportedError,
+)
 from collectors.kit.clock import Clock
 from collectors.nvml.api import Identity, Nvml
-from collectors.nvml.errors import UnknownFaultError, UnsupportedError, error_for
+from collectors.nvml.errors import UnknownFaultError, error_for
 from collectors.nvml.fields import PlannedField
 from collectors.nvml.gpm import ANY_TENSOR, DRAM, SM, GpmWindows
 
@@ -58,8 +66,20 @@ class NvmlDevice:
                     calls[metric.name] = method
         return calls
 
-    def read(self) -> Mapping[str, float]:
+    def read(self) -> Sequence[Sample]:
         """See the contract's `Device.read`."""
+        return [Sample(self.labels, self.energy_epoch, self._values())]
+
+    def processes(self) -> Sequence[GpuProcess]:
+        """Not read yet."""
+        raise UnsupportedError("processes are not read")
+
+    def facts(self) -> Sequence[GpuFacts]:
+        """Its identity."""
+        one = self._identity
+        return [GpuFacts(slot_text(one.slot), one.uuid, one.model, one.serial)]
+
+    def _values(self) -> Mapping[str, float]:
         if self.lost:
             raise DeviceLostError(f"{self._identity.uuid} is lost")
         self._once_read.clear()

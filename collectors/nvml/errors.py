@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collectors.contract.source import (
-    BackendUnavailableError,
     DeviceLostError,
     DriverGoneError,
+    RestartNeededError,
     TransientError,
+    UnsupportedError,
 )
-
-
-class UnsupportedError(RuntimeError):
-    """This device never gives this: do not ask again until the backend is opened anew."""
 
 
 class UnknownFaultError(TransientError):
     """The driver says only that something failed; three in a row are a sick device."""
-
-
-class DriverMismatchError(BackendUnavailableError):
-    """The library in memory is not the kernel module's: only a new process can go on."""
 
 
 _UNSUPPORTED = frozenset({3, 4, 13, 22, 25, 26})
@@ -53,5 +46,5 @@ def error_for(code: int, what: str) -> Exception:
     if code in _GONE:
         return DriverGoneError(text)
     if code == _MISMATCH:
-        return DriverMismatchError(f"{text}; the driver was replaced: start again, or reboot")
+        return RestartNeededError(f"{text}; the driver was replaced: start again, or reboot")
     return UnknownFaultError(text) if code == _UNKNOWN else TransientError(text)

@@ -9,8 +9,17 @@ from dataclasses import replace
 import numpy as np
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, Kind, Own
+from collectors.contract.facts import GpuFacts
+from collectors.contract.identity import slot_text
 from collectors.contract.record import Origin, SlotLabels
-from collectors.contract.source import DeviceLostError, DriverGoneError
+from collectors.contract.source import (
+    DeviceEvent,
+    DeviceLostError,
+    DriverGoneError,
+    GpuProcess,
+    Sample,
+    UnsupportedError,
+)
 from collectors.kit.clock import Clock, SystemClock
 from collectors.simulator.fleet import NEVER
 from collectors.simulator.hardware import make_hardware
@@ -113,13 +122,25 @@ class SimulatorDevice:
         """The energy counter begins anew whenever the backend is opened."""
         return self._epoch
 
-    def read(self) -> Mapping[str, float]:
+    def read(self) -> Sequence[Sample]:
         """Current values; raises DeviceLostError for a GPU off the bus, DriverGoneError when closed."""
+        return [Sample(self.labels, self._epoch, self._values())]
+
+    def _values(self) -> Mapping[str, float]:
         if self._node is None:
             raise DriverGoneError("the simulated driver is closed")
         if self._down:
             raise DeviceLostError(f"simulated GPU {self._index} is off the bus")
         return self._node.values(self._index)
+
+    def processes(self) -> Sequence[GpuProcess]:
+        """A simulated job has no processes."""
+        raise UnsupportedError("simulated jobs have no processes")
+
+    def facts(self) -> Sequence[GpuFacts]:
+        """Its identity."""
+        one = self._identity
+        return [GpuFacts(slot_text(one.slot), one.uuid, one.model, one.serial, self._index)]
 
     def detach(self) -> None:
         """Closes it."""
@@ -146,6 +167,15 @@ class SimulatorBackend:
     def origin(self) -> Origin:
         """Simulated."""
         return Origin.SIMULATED
+
+    @property
+    def driver(self) -> str:
+        """None."""
+        return ""
+
+    def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:
+        """Simulated GPUs report none."""
+        raise UnsupportedError(f"simulated GPUs report no events (asked for {timeout_s} s)")
 
     def open(self) -> None:
         """Begins to simulate.  Raises ValueError for an unknown site."""

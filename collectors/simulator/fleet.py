@@ -27,8 +27,16 @@ PHASE_SHARE = 0.4
 _JITTER_US = 2_000
 _GPM_ONLY = frozenset(("sm_activity", "dram_activity", "thermal_margin_c"))
 _COUNTED = frozenset(("tensor_activity", "gflop", "gflop_lo", "gflop_hi"))
-NEVER = frozenset(("fan_speed",))
-"""Boards in these servers are passive: no fan, no entry."""
+_NOT_SIMULATED = (
+    "sm_clock_mean_mhz", "flop_method", "flop_flags", "fp64_activity", "fp32_activity",
+    "fp16_activity", "tensor_fp64_activity", "tensor_int8_activity", "sm_occupancy",
+    "clocks_event_reasons", "processes", "pcie_link_generation", "pcie_link_width",
+    "power_allocated_w", "retired_page_pending", "power_module_w", "gflop_measured_us",
+    "energy_allocated_mj", "pcie_tx_bytes", "pcie_rx_bytes", "nvlink_tx_bytes", "nvlink_rx_bytes",
+    "nvlink_errors", "row_remap_corrected", "row_remap_uncorrected", "gflop_fp64", "giop_int8",
+)  # fmt: skip
+NEVER = frozenset(("fan_speed", *_NOT_SIMULATED))
+"""Boards in these servers are passive: no fan, no entry; the rest is not simulated."""
 
 
 @dataclass(frozen=True, slots=True)

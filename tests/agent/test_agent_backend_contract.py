@@ -57,7 +57,7 @@ def test_values_are_the_catalogues(backend: Backend, clock: ManualClock) -> None
     """Known names, in range, gauges and counters of their kind, without the agent's own."""
     for _ in range(3):
         for device in backend.devices():
-            for name, value in device.read().items():
+            for name, value in device.read()[0].values.items():
                 metric = CATALOGUE.by_name[name]
                 assert not isinstance(metric.read, Own)
                 assert math.isfinite(value)
@@ -74,14 +74,16 @@ def test_what_an_agent_needs_is_there(backend: Backend, clock: ManualClock) -> N
         device.read()
     clock.move(1)
     for device in backend.devices():
-        assert {"power_w", "energy_mj", "gpu_temperature_c", "sm_clock_mhz"} <= device.read().keys()
+        assert {"power_w", "energy_mj", "gpu_temperature_c", "sm_clock_mhz"} <= device.read()[
+            0
+        ].values.keys()
 
 
 def test_counters_do_not_fall(backend: Backend, clock: ManualClock) -> None:
     before: dict[tuple[int, str], float] = {}
     for _ in range(5):
         for device in backend.devices():
-            for name, value in device.read().items():
+            for name, value in device.read()[0].values.items():
                 if CATALOGUE.by_name[name].kind is Kind.COUNTER:
                     assert value >= before.get((device.slot, name), 0)
                     before[device.slot, name] = value
@@ -99,4 +101,4 @@ def test_opens_again_after_it_was_closed(backend: Backend) -> None:
     backend.close()
     backend.open()
     assert [device.labels.uuid for device in backend.devices()] == uuids
-    assert backend.devices()[0].read()
+    assert backend.devices()[0].read()[0].values

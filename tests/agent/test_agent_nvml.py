@@ -18,10 +18,12 @@ from collectors.contract.source import (
     BackendUnavailableError,
     DeviceLostError,
     DriverGoneError,
+    RestartNeededError,
     TransientError,
+    UnsupportedError,
 )
 from collectors.nvml.backend import NvmlBackend, energy_epoch, host_id
-from collectors.nvml.errors import DriverMismatchError, UnsupportedError, error_for
+from collectors.nvml.errors import error_for
 from collectors.nvml.fields import driver_branch, field_id
 
 
@@ -56,12 +58,12 @@ def test_values_in_catalogue_units(
     fake_nvml.write([gpu], now_us=1_000_000)
     backend.open()
     [device] = backend.devices()
-    first = dict(device.read())
+    first = dict(device.read()[0].values)
     assert not {"sm_activity", "tensor_activity", "dram_activity"} & first.keys()
     gpu.gpm_us = {2: 900_000, 5: 800_000, 10: 250_000}
     fake_nvml.write([gpu], now_us=2_000_000)
     clock.move(1)
-    values = dict(device.read())
+    values = dict(device.read()[0].values)
     expected = {
         "power_w": 390.78, "power_average_w": 389.1, "power_limit_w": 700.0,
         "gpu_temperature_c": 61, "memory_temperature_c": 70, "thermal_margin_c": 26,
@@ -73,6 +75,7 @@ def test_values_in_catalogue_units(
         "throttle_power_cap_us": 2_500, "throttle_sync_boost_us": 0,
         "throttle_sw_thermal_us": 7_000, "throttle_hw_thermal_us": 0,
         "throttle_power_brake_us": 0, "ecc_corrected": 2, "ecc_uncorrected": 0, "pcie_replay": 3,
+        "power_module_w": 390.78,
     }  # fmt: skip
     assert values == expected
     assert "fan_speed" not in values  # the library has no such function
@@ -93,9 +96,9 @@ def test_unsupported_field_is_left_out_for_good(fake_nvml: FakeNvml, backend: Nv
     fake_nvml.write([gpu])
     backend.open()
     [device] = backend.devices()
-    assert "memory_temperature_c" not in device.read()
+    assert "memory_temperature_c" not in device.read()[0].values
     fake_nvml.write([replace(gpu, field_errors={})])
-    assert "memory_temperature_c" not in device.read()
+    assert "memory_temperature_c" not in device.read()[0].values
 
 
 @pytest.mark.parametrize("code", [6, 10, 21, 27])
@@ -106,9 +109,9 @@ def test_field_without_a_value_now_is_asked_again(
     fake_nvml.write([gpu])
     backend.open()
     [device] = backend.devices()
-    assert "power_w" not in device.read()
+    assert "power_w" not in device.read()[0].values
     fake_nvml.write([replace(gpu, field_errors={})])
-    assert device.read()["power_w"] == 390.78
+    assert device.read()[0].values["power_w"] == 390.78
 
 
 def test_older_call_stands_in_for_a_missing_field(
@@ -117,7 +120,7 @@ def test_older_call_stands_in_for_a_missing_field(
     fake_nvml.write([FakeGpu(field_errors={186: 3, 83: 3})])
     backend.open()
     [device] = backend.devices()
-    values = device.read()
+    values = device.read()[0].values
     assert (values["power_w"], values["energy_mj"]) == (390.78, 5_000_000)
 
 
@@ -127,7 +130,7 @@ def test_mig_parent_has_no_utilisation_and_the_rest(
     fake_nvml.write([FakeGpu(fails={"nvmlDeviceGetUtilizationRates": 3})])
     backend.open()
     [device] = backend.devices()
-    values = device.read()
+    values = device.read()[0].values
     assert "gpu_utilization" not in values
     assert values["power_w"] == 390.78
 
@@ -144,7 +147,7 @@ def test_a_lost_gpu_costs_the_others_nothing(
     outcomes: list[bool] = []
     for device in backend.devices():
         try:
-            outcomes.append(device.read()["power_w"] == 390.78)
+            outcomes.append(device.read()[0].values["power_w"] == 390.78)
         except DeviceLostError:
             outcomes.append(False)
     assert outcomes == [index != 3 for index in range(8)]
@@ -154,7 +157,7 @@ def test_a_lost_gpu_costs_the_others_nothing(
         backend.devices()[3].read()  # left alone until the rescan
     kept = backend.devices()[0]
     backend.rescan()
-    assert backend.devices()[3].read()["power_w"] == 390.78
+    assert backend.devices()[3].read()[0].values["power_w"] == 390.78
     assert backend.devices()[0] is kept
 
 
@@ -195,7 +198,7 @@ def test_unknown_faults(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
     backend.open()
     [device] = backend.devices()
     for _ in range(5):
-        values = device.read()
+        values = device.read()[0].values
         assert "gpu_temperature_c" not in values
         assert "power_w" in values
     fake_nvml.write([replace(gpu, fails={"all": 999})])
@@ -215,7 +218,7 @@ def test_driver_gone(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
         backend.open()
     fake_nvml.write([FakeGpu()])
     backend.open()
-    assert backend.devices()[0].read()["power_w"] == 390.78
+    assert backend.devices()[0].read()[0].values["power_w"] == 390.78
 
 
 def test_mismatch_asks_for_a_new_process(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
@@ -223,7 +226,7 @@ def test_mismatch_asks_for_a_new_process(fake_nvml: FakeNvml, backend: NvmlBacke
     backend.open()
     [device] = backend.devices()
     fake_nvml.write([FakeGpu()], init=18)
-    with pytest.raises(DriverMismatchError, match="start again"):
+    with pytest.raises(RestartNeededError, match="start again"):
         device.read()
 
 
@@ -250,7 +253,7 @@ def test_gpm_windows_are_contiguous(
             continue
         step_s = at_s - seconds[index - 1]
         clock.move(step_s)
-        values = backend.devices()[0].read()
+        values = backend.devices()[0].read()[0].values
         assert "dram_activity" not in values  # a metric of its own may have no value
         total_us += values["tensor_activity"] * step_s * 1e6
     assert math.isclose(total_us, integral[-1], rel_tol=1e-9)
@@ -265,15 +268,15 @@ def test_gpm_needs_a_tenth_of_a_second_and_skips_gaps(
     [device] = backend.devices()
     device.read()
     clock.move(0.05)
-    assert "tensor_activity" not in device.read()
+    assert "tensor_activity" not in device.read()[0].values
     clock.move(30)
     gpu.gpm_us = {5: 1_000_000}
     fake_nvml.write([gpu], now_us=30_050_000)
-    assert "tensor_activity" not in device.read()
+    assert "tensor_activity" not in device.read()[0].values
     clock.move(1)
     gpu.gpm_us = {5: 1_500_000}
     fake_nvml.write([gpu], now_us=31_050_000)
-    assert device.read()["tensor_activity"] == pytest.approx(0.5)
+    assert device.read()[0].values["tensor_activity"] == pytest.approx(0.5)
 
 
 def test_gpm_samples_are_freed(
@@ -301,7 +304,7 @@ def test_a_new_catalogue_row_is_read(fake_nvml: FakeNvml) -> None:
     with CATALOGUE.extended(row):
         backend = NvmlBackend(ManualClock())
         backend.open()
-        assert backend.devices()[0].read()["module_power_w"] == 812.345
+        assert backend.devices()[0].read()[0].values["module_power_w"] == 812.345
         backend.close()
 
 
@@ -310,7 +313,7 @@ def test_a_new_catalogue_row_is_read(fake_nvml: FakeNvml) -> None:
     [(3, UnsupportedError), (4, UnsupportedError), (13, UnsupportedError), (26, UnsupportedError),
      (6, TransientError), (21, TransientError), (10, TransientError), (999, TransientError),
      (15, DeviceLostError), (16, DeviceLostError), (14, DeviceLostError),
-     (1, DriverGoneError), (9, DriverGoneError), (28, DriverGoneError), (18, DriverMismatchError)],
+     (1, DriverGoneError), (9, DriverGoneError), (28, DriverGoneError), (18, RestartNeededError)],
 )  # fmt: skip
 def test_codes_are_classed(code: int, kind: type[Exception]) -> None:
     assert isinstance(error_for(code, "call"), kind)

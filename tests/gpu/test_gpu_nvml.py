@@ -56,17 +56,17 @@ def test_identity_agrees_with_nvidia_smi(backend: NvmlBackend) -> None:
 def test_values_agree_with_nvidia_smi(backend: NvmlBackend) -> None:
     rows = smi("temperature.gpu", "memory.total", "enforced.power.limit")
     for device, row in zip(backend.devices(), rows, strict=True):
-        values = device.read()
+        values = device.read()[0].values
         assert abs(values["gpu_temperature_c"] - float(row["temperature.gpu"])) <= 3
         assert abs(values["power_limit_w"] - float(row["enforced.power.limit"])) < 0.01
         assert abs(values["memory_total_bytes"] / 2**20 - float(row["memory.total"])) <= 1
 
 
 def test_values_are_in_range_and_energy_grows(backend: NvmlBackend) -> None:
-    before = [dict(device.read()) for device in backend.devices()]
+    before = [dict(device.read()[0].values) for device in backend.devices()]
     time.sleep(1.2)  # the counter is what is waited for, and it counts time
     for device, earlier in zip(backend.devices(), before, strict=True):
-        values = device.read()
+        values = device.read()[0].values
         for name, value in values.items():
             low, high = CATALOGUE.by_name[name].valid
             assert low <= value <= high, name
@@ -81,7 +81,9 @@ def test_gpm_gives_activity_where_the_gpu_has_it(backend: NvmlBackend) -> None:
     time.sleep(0.5)  # the length of the window
     for device in backend.devices():
         if any(name in device.labels.model for name in ("H100", "H200", "B200")):
-            assert {"sm_activity", "tensor_activity", "dram_activity"} <= device.read().keys()
+            assert {"sm_activity", "tensor_activity", "dram_activity"} <= device.read()[
+                0
+            ].values.keys()
 
 
 def test_command_prints_this_node(backend: NvmlBackend) -> None:

@@ -35,7 +35,7 @@ def test_eight_devices_with_identity_and_readings():
     assert len({device.labels.uuid for device in devices}) == 8
     assert len({device.energy_epoch for device in devices}) == 8
     for device in devices:
-        values = device.read()
+        values = device.read()[0].values
         assert {"power_w", "energy_mj", "gpu_utilization", "tensor_activity"} <= set(values)
         for name, value in values.items():
             metric = CATALOGUE.by_name[name]
@@ -49,9 +49,9 @@ def test_energy_is_power_over_the_time_between_readings():
     clock = _SteppedClock()
     backend = SimulatorBackend(clock)
     backend.open()
-    before = [device.read() for device in backend.devices()]
+    before = [device.read()[0].values for device in backend.devices()]
     clock.now_us += 2_000_000
-    after = [device.read() for device in backend.devices()]
+    after = [device.read()[0].values for device in backend.devices()]
     for one, other in zip(before, after, strict=True):
         assert other["energy_mj"] - one["energy_mj"] == pytest.approx(
             other["power_w"] * 2000, abs=1.1
@@ -65,10 +65,10 @@ def test_all_devices_of_a_round_are_read_at_one_moment():
     first, second = backend.devices()[:2]
     first.read()
     clock.now_us += 1_000_000
-    after = first.read()
-    assert second.read()["energy_mj"] != 0
+    after = first.read()[0].values
+    assert second.read()[0].values["energy_mj"] != 0
     clock.now_us += 500_000
-    assert first.read()["energy_mj"] > after["energy_mj"]
+    assert first.read()[0].values["energy_mj"] > after["energy_mj"]
 
 
 def test_a_closed_backend_says_so_and_opens_again_with_new_counters():

@@ -120,7 +120,7 @@ def test_damaged_records_are_read_or_refused(path: Path, data: st.DataObject) ->
 
 
 def test_a_new_row_is_on_the_wire_at_once() -> None:
-    row = Metric("nvlink_tx_bytes", 200, "B", "Sent.", (0, 2**53 - 1), Kind.COUNTER, CallRead("x"))
+    row = Metric("nvlink_flits", 200, "B", "Sent.", (0, 2**53 - 1), Kind.COUNTER, CallRead("x"))
     slots = [1, 2]
     before = NodeRecord("n", Origin.MEASURED, 1, 0, 0, 0, slots, slots, {"power_w": [1, 2]})
     encode(before)
