@@ -131,6 +131,20 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """The job or pod that ran there then."""
 
 
+class FacilityReading(msgspec.Struct, frozen=True):
+    """What the building measures: a record of `telemetry.facility`, keyed by place.
+
+    `place_kind` is `rack`, `hall` or `site`; `metric` a name with its unit (`inlet_c`,
+    `coolant_c`, `power_kw`).
+    """
+
+    time_us: int
+    place_kind: str
+    place: str
+    metric: str
+    value: float
+
+
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record that was refused, with the reason: a record of `telemetry.dead`.
 

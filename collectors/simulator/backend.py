@@ -26,6 +26,7 @@ from collectors.simulator.hardware import make_hardware
 from collectors.simulator.identities import make_identities
 from collectors.simulator.load import Load
 from collectors.simulator.physics import Physics
+from collectors.simulator.report import Report
 from collectors.simulator.sites import GPUS_PER_NODE, make_site
 from collectors.simulator.wander import Wander
 from collectors.simulator.workload import Workload
@@ -49,7 +50,7 @@ class _Node:
         self._load = Load(GPUS_PER_NODE, seed)
         self._change(self._start_us)
         self._physics = Physics(self.hardware, seed, self._load.activity(0.0))
-        known = Physics.fixed | Physics.renewed | NEVER
+        known = Report.fixed | Report.renewed | NEVER
         self._wander = {
             m.name: Wander(m, GPUS_PER_NODE, seed) for m in CATALOGUE if m.name not in known
         }

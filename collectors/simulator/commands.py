@@ -17,6 +17,7 @@ from collectors.kit import plugins
 from collectors.kit.clock import SystemClock
 from collectors.kit.lifecycle import stop_signals
 from collectors.kit.options import parse_speed
+from collectors.simulator.faults import FAULTS
 from collectors.simulator.source import DEFAULT_SITE, create
 
 
@@ -64,6 +65,21 @@ async def simulate_to(producer: Producer, options: SourceOptions) -> None:
     click.echo(f"{source.sent} messages of {source.inventory.title}", err=True)
 
 
+def _list_faults(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    for kind in FAULTS.values():
+        rate = "" if kind.per_gpu_month is None else f", {kind.per_gpu_month:g} per GPU and month"
+        click.echo(f"{kind.name} ({kind.family.value}; {' or '.join(kind.scopes)}{rate})")
+        click.echo(f"    {kind.help}")
+        if kind.strength is not None:
+            s = kind.strength
+            click.echo(
+                f"    strength: {s.meaning}, {s.unit}, {s.low:g} to {s.high:g} [{s.default:g}]"
+            )
+    context.exit()
+
+
 @click.command(help="Sends a simulated centre, or writes its records to a file.")
 @click.option("--site", default=DEFAULT_SITE, show_default=True, help="Site, or synthetic:<gpus>.")
 @click.option(
@@ -91,8 +107,31 @@ async def simulate_to(producer: Producer, options: SourceOptions) -> None:
 @click.option(
     "--records", type=click.File("wb"), help="File for the records, length-delimited Protobuf."
 )
+@click.option(
+    "--scenario", type=click.Path(path_type=Path, dir_okay=False), help="TOML list of faults."
+)
+@click.option(
+    "--faults", default="none", show_default=True, help="none, random, or random:TIMES the rates."
+)
+@click.option(
+    "--telemetry-faults", default="none", show_default=True, help="none, all, or KIND,KIND…"
+)
+@click.option("--facility/--no-facility", default=True, help="Whether racks have inlet sensors.")
+@click.option(
+    "--list-faults", is_flag=True, is_eager=True, expose_value=False, callback=_list_faults,
+    help="What can be simulated, and the end.",
+)  # fmt: skip
 @click.option("--bus", help="Where to send: sqlite:///FILE or kafka://HOST:PORT.")
-def simulate(records: BinaryIO | None, bus: str | None, **options: Any) -> None:
+def simulate(
+    records: BinaryIO | None,
+    bus: str | None,
+    scenario: Path | None,
+    faults: str,
+    telemetry_faults: str,
+    *,
+    facility: bool,
+    **options: Any,
+) -> None:
     """Sends a simulated centre to a bus, or writes its records to a file.
 
     `options` are fields of `SourceOptions`, checked by click.
@@ -106,6 +145,10 @@ def simulate(records: BinaryIO | None, bus: str | None, **options: Any) -> None:
         raise click.UsageError("say where the records go: either --bus URL or --records FILE")
     if options["minutes"] is None and options["speed"] is None:
         raise click.UsageError("a simulation that does not run in real time needs --minutes")
+    extra = {"faults": faults, "telemetry_faults": telemetry_faults}
+    extra |= {} if facility else {"facility": "off"}
+    extra |= {} if scenario is None else {"scenario": str(scenario)}
+    options["extra"] = extra
     try:
         asyncio.run(simulate_to(producer, SourceOptions(**options)))
     except ValueError as error:

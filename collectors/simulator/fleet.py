@@ -1,39 +1,43 @@
-"""A simulated site, tick by tick: jobs change, physics goes on, records come out."""
+"""A simulated site, tick by tick: jobs change, faults strike, physics goes on, records come out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE
-from collectors.contract.identity import new_run
+from collectors.contract.identity import slot_text
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import SlotLabels
-from collectors.contract.topics import Allocation
+from collectors.contract.topics import Allocation, Event, FacilityReading
 from collectors.contract.wire import encode_labels
-from collectors.simulator.frames import FrameGroup
+from collectors.simulator.effects import Effects, Happening
 from collectors.simulator.hardware import I64, Bool, Hardware, make_hardware
 from collectors.simulator.identities import make_identities
 from collectors.simulator.load import Load
-from collectors.simulator.physics import Physics, Truth
+from collectors.simulator.physics import Physics
+from collectors.simulator.report import Report
+from collectors.simulator.scenario import FaultEvent, gpus_of
+from collectors.simulator.senders import Senders
+from collectors.simulator.sensors import Sensors
 from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.state import Truth
 from collectors.simulator.wander import Wander
 from collectors.simulator.workload import Change, Job, Workload
 
 PHASE_SHARE = 0.4
 """Nodes tick within this first part of an interval, each at a phase of its own."""
+FACILITY_S = 10.0
 _JITTER_US = 2_000
-_GPM_ONLY = frozenset(("sm_activity", "dram_activity", "thermal_margin_c"))
-_COUNTED = frozenset(("tensor_activity", "gflop", "gflop_lo", "gflop_hi"))
+_COUNTER_FAULTS = frozenset(("counter_reset", "counter_wrap"))
+_WRAP_AT_MJ = 2**32
 _NOT_SIMULATED = (
-    "sm_clock_mean_mhz", "flop_method", "flop_flags", "fp64_activity", "fp32_activity",
-    "fp16_activity", "tensor_fp64_activity", "tensor_int8_activity", "sm_occupancy",
-    "clocks_event_reasons", "processes", "pcie_link_generation", "pcie_link_width",
-    "power_allocated_w", "retired_page_pending", "power_module_w", "gflop_measured_us",
-    "energy_allocated_mj", "pcie_tx_bytes", "pcie_rx_bytes", "nvlink_tx_bytes", "nvlink_rx_bytes",
-    "nvlink_errors", "row_remap_corrected", "row_remap_uncorrected", "gflop_fp64", "giop_int8",
+    "fp32_activity", "fp16_activity", "tensor_fp64_activity", "tensor_int8_activity",
+    "sm_occupancy", "processes", "power_allocated_w", "retired_page_pending", "power_module_w",
+    "energy_allocated_mj", "gflop_fp64", "giop_int8",
 )  # fmt: skip
 NEVER = frozenset(("fan_speed", *_NOT_SIMULATED))
 """Boards in these servers are passive: no fan, no entry; the rest is not simulated."""
@@ -41,7 +45,7 @@ NEVER = frozenset(("fan_speed", *_NOT_SIMULATED))
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What a site sends in one tick: records in order of event time, and changed allocations.
+    """What a site sends in one tick: records in order of event time, and what else there is.
 
     `nodes`, `times_us` and `records` run parallel.
     """
@@ -51,6 +55,8 @@ class Tick:
     times_us: Sequence[int]
     records: Sequence[bytes]
     allocations: Sequence[Allocation]
+    events: Sequence[Event] = field(default=())
+    facility: Sequence[FacilityReading] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +67,58 @@ class Moment:
     truth: Truth
     changes: Sequence[Change]
     slowed: Bool
-    """Clocks are held down by heat."""
+    """Clocks are held down by heat or the brake."""
+    warmer_k: NDArray[np.float64] | None
+    """Core temperature over that of the same power without faults; None while there are none."""
 
 
 class Fleet:
-    """All nodes of a site from `start_us` on; the same arguments give the same bytes."""
+    """All nodes of a site from `start_us` on; the same arguments give the same bytes.
+
+    Raises ScenarioError for a fault at a place that the site has not.
+    """
 
     def __init__(
-        self, inventory: Inventory, seed: int, start_us: int, interval_s: float = 1.0
+        self,
+        inventory: Inventory,
+        seed: int,
+        start_us: int,
+        interval_s: float = 1.0,
+        faults: Sequence[FaultEvent] = (),
     ) -> None:
         self.inventory = inventory
         self.entries = inventory.at(start_us)
         self.start_us = start_us
         self.interval_us = round(interval_s * 1e6)
+        self.faults = faults
         self.workload = Workload(inventory, seed, start_us)
         self.hardware: Hardware = make_hardware(self.entries, seed)
+        self.effects = Effects(faults, self.entries)
+        self._sensors = Sensors(faults, self.entries, seed)
+        self._counter_faults = sorted(
+            (event for event in faults if event.kind.name in _COUNTER_FAULTS),
+            key=lambda event: event.at_us,
+        )
         nodes, gpus = len(self.entries), len(self.entries) * GPUS_PER_NODE
         self._rng = np.random.default_rng([seed, 6])
         self._load = Load(gpus, seed)
         self._phase_us = self._rng.integers(0, round(self.interval_us * PHASE_SHARE), nodes)
         self._jitter_us = min(_JITTER_US, self.interval_us // 20)
         self._before_us = np.zeros(nodes, np.int64)
-        self._label_epoch = np.zeros(nodes, np.int64)
-        self._label_ticks = max(1, round(60e6 / self.interval_us))
-        self._epochs = np.random.default_rng([seed, 7, start_us // 1000]).integers(
-            1, 1 << 62, (nodes, GPUS_PER_NODE), np.uint64
-        )
-        self._runs = [
-            new_run(start_us + int(phase), int(self._rng.integers(1 << 20)))
-            for phase in self._phase_us
-        ]
+        self._away_until_us = np.zeros(nodes, np.int64)
+        self._silent: Bool = np.zeros(nodes, np.bool_)
+        self._unpowered: Bool = np.zeros(nodes, np.bool_)
         self._labels = make_identities(self.entries, self.hardware.figures, seed)
         self._pending = self.workload.changes(start_us)
         for change in self._pending:
             self._load.start(change.job)
-        self._physics = Physics(self.hardware, seed, self._load.activity(0.0))
-        known = Physics.fixed | Physics.renewed | NEVER
+        self._physics = Physics(self.hardware, seed, self._load.activity(0.0), self.effects)
+        known = Report.fixed | Report.renewed | NEVER
         self._wander = {m.name: Wander(m, gpus, seed) for m in CATALOGUE if m.name not in known}
-        self._groups = self._make_groups()
+        metrics = [metric.name for metric in CATALOGUE if metric.name not in NEVER]
+        self._senders = Senders(
+            self.entries, self.hardware, start_us + self._phase_us, self.interval_us, seed, metrics
+        )
         self._tick = 0
         self.moment: Moment | None = None
         """What really happened in the last tick."""
@@ -113,35 +133,6 @@ class Fleet:
         """How long after a tick is due its last record may be."""
         return round(self.interval_us * PHASE_SHARE) + 4 * self._jitter_us
 
-    def _make_groups(self) -> list[FrameGroup]:
-        names = [metric.name for metric in CATALOGUE if metric.name not in NEVER]
-        by_layout: dict[tuple[int, bool, bool], list[int]] = {}
-        for index, entry in enumerate(self.entries):
-            if not self.hardware.dark[index]:
-                gpu = index * GPUS_PER_NODE
-                key = (
-                    len(entry.name),
-                    bool(self.hardware.gpm[gpu]),
-                    bool(self.hardware.counted[gpu]),
-                )
-                by_layout.setdefault(key, []).append(index)
-        groups: list[FrameGroup] = []
-        for (_, gpm, counted), members in by_layout.items():
-            out = (frozenset[str]() if gpm else _GPM_ONLY) | (
-                frozenset(("gflop_estimated",)) if counted else _COUNTED
-            )
-            groups.append(
-                FrameGroup(
-                    np.array(members, np.intp),
-                    [self.entries[index].name for index in members],
-                    [self.entries[index].slots for index in members],
-                    self._epochs[members],
-                    [self._runs[index] for index in members],
-                    [name for name in names if name not in out],
-                )
-            )
-        return groups
-
     def times_us(self) -> I64:
         """The nodes' event times of the next tick; the phases stay, jitter of some ms is new."""
         due_us = self.start_us + self._tick * self.interval_us
@@ -155,53 +146,129 @@ class Fleet:
         dt_us = time_us - self._before_us if self._tick else np.zeros_like(time_us)
         self._before_us = time_us
         due_us = self.start_us + self._tick * self.interval_us
-        changed = self._apply(self.workload.changes(due_us))
+        happened = self.effects.advance(due_us - self.start_us)
+        events = [event for one in happened for event in self._happen(one)]
+        self._break_counters(due_us - self.start_us)
+        self._apply(self.workload.changes(due_us))
+        back = self._presence(due_us)
         activity = self._load.activity((due_us - self.start_us) / 1e6)
-        truth = self._physics.step(activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE))
+        away = np.repeat(self._silent | back, GPUS_PER_NODE)
+        truth = self._physics.step(
+            activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE), away
+        )
         changes, self._pending = self._pending, []
-        self.moment = Moment(due_us, truth, changes, self._physics.slowed)
-        tick = self._records(time_us, changed, [self.workload.allocation(c) for c in changes])
+        self.moment = self._moment(due_us, truth, changes)
+        allocations = [self.workload.allocation(change) for change in changes]
+        tick = self._records(time_us, allocations, events, self._facility(due_us))
         self._tick += 1
         return tick
 
-    def _apply(self, changes: list[Change]) -> set[int]:
-        """Gives and takes GPUs; returns the nodes whose occupants changed."""
+    def _moment(self, due_us: int, truth: Truth, changes: list[Change]) -> Moment:
+        now, warmer_k = self._physics.now, None
+        if now is not None and self.effects.any:
+            warmer_k = now.core_c - self._physics.heat.healthy_core_c(self.effects)
+        return Moment(due_us, truth, changes, truth.throttled_us > 0, warmer_k)
+
+    def _happen(self, one: Happening) -> list[Event]:
+        """Consequences of a fault's moment; returns what a driver reports of it."""
+        node, index = divmod(one.gpu, GPUS_PER_NODE)
+        time_us = self.start_us + one.time_us
+        if one.kind == "agent_crash":
+            self._away_until_us[node] = time_us + one.code * 1_000_000
+            return []
+        self.workload.fail(one.gpu, time_us)
+        if one.kind == "power_lost":
+            return []
+        entry = self.entries[node]
+        uuid = self._labels[one.gpu].uuid
+        return [
+            Event(
+                time_us, entry.name, "xid", slot_text(entry.slots[index]), uuid, one.code,
+                f"simulated {one.kind}", source="driver",
+            )
+        ]  # fmt: skip
+
+    def _break_counters(self, now_us: int) -> None:
+        while self._counter_faults and self._counter_faults[0].at_us <= now_us:
+            event = self._counter_faults.pop(0)
+            gpus = np.array(gpus_of(event, self.entries), np.intp)
+            if event.kind.name == "counter_reset":
+                self._physics.meters.reload_driver(gpus)
+                self._senders.new_epochs(gpus)
+            else:
+                self._physics.meters.wrap_energy(gpus, _WRAP_AT_MJ)
+                self._senders.changed(set((gpus // GPUS_PER_NODE).tolist()))
+
+    def _presence(self, due_us: int) -> Bool:
+        """Brings up to date who is silent; returns the nodes whose agents begin a new run now."""
+        unpowered = self.effects.dead.reshape(-1, GPUS_PER_NODE).all(axis=1)
+        silent = (due_us < self._away_until_us) | unpowered
+        back = self._silent & ~silent
+        if back.any():
+            nodes = np.flatnonzero(back)
+            self._physics.meters.restart_agent(_gpus(nodes))
+            self._senders.restart(nodes, due_us)
+            booted = _gpus(np.flatnonzero(back & self._unpowered))
+            if len(booted):
+                self._physics.meters.reload_driver(booted)
+                self._senders.new_epochs(booted)
+        self._silent = silent
+        self._unpowered = (self._unpowered | unpowered) & silent
+        return back
+
+    def _apply(self, changes: list[Change]) -> None:
+        """Gives and takes GPUs; where occupants change, a new label epoch begins."""
         nodes: set[int] = set()
         for change in changes:
-            if change.started:
-                self._load.start(change.job)
-            else:
-                self._load.end(change.job)
+            (self._load.start if change.started else self._load.end)(change.job)
             self._pending.append(change)
             nodes.update(node for node, _ in change.job.holds)
-        for node in nodes:
-            self._label_epoch[node] += 1
-        return nodes
+        self._senders.changed(nodes)
 
-    def _records(self, time_us: I64, changed: set[int], allocations: list[Allocation]) -> Tick:
-        skip = Physics.fixed if self._tick else frozenset[str]()
+    def _records(
+        self,
+        time_us: I64,
+        allocations: list[Allocation],
+        events: list[Event],
+        facility: list[FacilityReading],
+    ) -> Tick:
+        report = self._physics.report
+        skip = Report.fixed if self._tick and not report.fixed_changed else frozenset[str]()
         wander = {name: metric.column(self._tick) for name, metric in self._wander.items()}
-        columns = {**self._physics.columns, **wander}
-        found: list[tuple[int, int, bytes]] = []
-        due = self._tick % self._label_ticks
-        for group in self._groups:
-            group.write(columns, skip)
-            records = group.records(self._tick, time_us, self._label_epoch)
-            for node, at_us, record in zip(
-                group.nodes.tolist(), time_us[group.nodes].tolist(), records, strict=True
-            ):
-                labelled = node % self._label_ticks == due or node in changed or not self._tick
-                found.append(
-                    (at_us, node, record + self._label_bytes(node) if labelled else record)
-                )
-        found.sort()
+        columns = {**report.columns, **wander}
+        if self._sensors.any:
+            columns = self._sensors.apply(columns, self._tick * self.interval_us)
+        silent = self._silent | self.hardware.dark
+        found = self._senders.send(
+            self._tick,
+            time_us,
+            columns,
+            skip,
+            silent,
+            lambda node: encode_labels(self.labels(node)),
+        )
         return Tick(
             self._tick,
             [self.entries[node].name for _, node, _ in found],
             [at_us for at_us, _, _ in found],
             [record for _, _, record in found],
             allocations,
+            events,
+            facility,
         )
+
+    def _facility(self, due_us: int) -> list[FacilityReading]:
+        """The inlet of every rack, every 10 s."""
+        if self._tick % max(1, round(FACILITY_S * 1e6 / self.interval_us)):
+            return []
+        inlet_c = self._physics.heat.inlet_c[::GPUS_PER_NODE]
+        racks: dict[str, list[float]] = {}
+        for entry, value in zip(self.entries, inlet_c.tolist(), strict=True):
+            racks.setdefault(entry.rack, []).append(value)
+        return [
+            FacilityReading(due_us, "rack", rack, "inlet_c", round(sum(each) / len(each), 2))
+            for rack, each in racks.items()
+        ]
 
     def labels(self, node: int) -> list[SlotLabels]:
         """Who sits in a node's slots now."""
@@ -217,5 +284,6 @@ class Fleet:
         job: Job | None = self.workload.running.get(owner)
         return job.id if job is not None and job.tenant else ""
 
-    def _label_bytes(self, node: int) -> bytes:
-        return encode_labels(self.labels(node))
+
+def _gpus(nodes: NDArray[np.intp]) -> NDArray[np.intp]:
+    return (nodes[:, None] * GPUS_PER_NODE + np.arange(GPUS_PER_NODE)).reshape(-1)

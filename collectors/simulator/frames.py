@@ -90,7 +90,8 @@ class FrameGroup:
         rows["slots"] = slots
         rows["energy_epochs"] = energy_epochs
         rows["run"] = runs
-        self._header = {name: rows[name] for name in ("sequence", "time_us", "label_epoch")}
+        self._header = {name: rows[name] for name in ("run", "sequence", "time_us", "label_epoch")}
+        self._energy_epochs = rows["energy_epochs"]
         self._payload = {name: rows[name] for name in self.metrics}
         consecutive = bool((np.diff(nodes) == 1).all())
         # Consecutive nodes are a slice, which copies twice as fast as an index.
@@ -102,10 +103,17 @@ class FrameGroup:
             if name not in skip:
                 target[:] = columns[name].reshape(-1, GPUS_PER_NODE)[self._pick]
 
-    def records(self, sequence: int, time_us: I64, label_epoch: I64) -> list[bytes]:
-        """Every node's record without labels, in the order of `nodes`; times and epochs per site node."""
-        self._header["sequence"][:] = sequence
-        self._header["time_us"][:] = time_us[self._pick]
-        self._header["label_epoch"][:] = label_epoch[self._pick]
+    def set_epochs(self, energy_epochs: NDArray[np.uint64]) -> None:
+        """Takes the energy epochs of all site nodes over, [node, GPU]."""
+        self._energy_epochs[:] = energy_epochs[self._pick]
+
+    def records(
+        self, run: NDArray[np.uint64], sequence: I64, time_us: I64, label_epoch: I64
+    ) -> list[bytes]:
+        """Every node's record without labels, in the order of `nodes`; all given per site node."""
+        for name, column in (
+            ("run", run), ("sequence", sequence), ("time_us", time_us), ("label_epoch", label_epoch),
+        ):  # fmt: skip
+            self._header[name][:] = column[self._pick]
         data, size = self._matrix.tobytes(), self._size
         return [data[at : at + size] for at in range(0, len(data), size)]

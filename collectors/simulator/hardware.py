@@ -19,7 +19,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-_POSITION_K_PER_W = np.array([0.047, 0.050, 0.054, 0.058, 0.055, 0.060, 0.063, 0.066])
+_POSITION_K_PER_W = np.array([0.070, 0.051, 0.054, 0.069, 0.072, 0.051, 0.068, 0.051])
 """Steady rise of the core over the inlet per watt, by position in the node."""
 
 
@@ -105,9 +105,16 @@ class Hardware:
     memory_bytes: F64
     limit_c: F64
     inlet_c: F64
-    fast_k_per_w: F64
-    slow_k_per_w: F64
+    rack: NDArray[np.intp]
+    """Number of the GPU's rack."""
+    resistance_k_per_w: F64
+    """Steady rise of the core over the inlet per watt."""
     fast_s: F64
+    slow_s: F64
+    memory_share: F64
+    """Of the core's rise that the memory follows."""
+    memory_rise_k: F64
+    """That the memory stands above it even at idle."""
 
 
 def _per_gpu(nodes: tuple[ModelFigures, ...], name: str) -> F64:
@@ -130,9 +137,14 @@ def _resistance(rng: np.random.Generator, gpm: Bool, hot: Bool) -> F64:
 
 def _inlet_c(rng: np.random.Generator, entries: list[InstalledNode]) -> F64:
     """Air or coolant as it comes in, per GPU: each rack has its own."""
+    racks = _racks(entries)
+    return np.repeat(rng.normal(22.0, 0.6, int(racks.max()) + 1)[racks], GPUS_PER_NODE)
+
+
+def _racks(entries: list[InstalledNode]) -> NDArray[np.intp]:
+    """The number of each node's rack, in order of first appearance."""
     racks = {rack: index for index, rack in enumerate(dict.fromkeys(e.rack for e in entries))}
-    inlet_c = rng.normal(22.0, 0.6, len(racks))[[racks[entry.rack] for entry in entries]]
-    return np.repeat(inlet_c, GPUS_PER_NODE)
+    return np.array([racks[entry.rack] for entry in entries], np.intp)
 
 
 def _capped(entries: list[InstalledNode]) -> Bool:
@@ -176,7 +188,10 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         memory_bytes=_per_gpu(nodes, "memory_bytes"),
         limit_c=_per_gpu(nodes, "limit_c"),
         inlet_c=_inlet_c(rng, entries) + np.where(gpm, 0.0, 3.0),
-        fast_k_per_w=resistance * 0.88,
-        slow_k_per_w=resistance * 0.12,
-        fast_s=rng.uniform(4.0, 15.0, g),
+        rack=np.repeat(_racks(entries), GPUS_PER_NODE),
+        resistance_k_per_w=resistance,
+        fast_s=rng.uniform(1.0, 3.0, g),
+        slow_s=rng.uniform(30.0, 60.0, g),
+        memory_share=np.full(g, 0.58),
+        memory_rise_k=rng.normal(15.0, 1.0, g),
     )

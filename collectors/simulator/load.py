@@ -29,11 +29,15 @@ class _Profile(NamedTuple):
     utilization: tuple[float, float]
     rest_utilization: float
     memory: tuple[float, float]
+    fp64: float = 0.0
+    """FP64 activity in the on-phase, beside the tensor pipe."""
+    link: float = 0.0
+    """Part of NVLink's bandwidth that ranks use while they work."""
 
 
 _PROFILES = {
-    "pretrain": _Profile((0.44, 0.64), 0.15, (4, 30), (0.75, 0.92), 1.0, (0.98, 1.0), 0.97, (0.80, 0.95)),
-    "finetune": _Profile((0.38, 0.62), 0.10, (2, 20), (0.65, 0.90), 1.0, (0.97, 1.0), 0.60, (0.50, 0.92)),
+    "pretrain": _Profile((0.44, 0.64), 0.15, (4, 30), (0.75, 0.92), 1.0, (0.98, 1.0), 0.97, (0.80, 0.95), link=0.35),
+    "finetune": _Profile((0.38, 0.62), 0.10, (2, 20), (0.65, 0.90), 1.0, (0.97, 1.0), 0.60, (0.50, 0.92), link=0.20),
     "serving": _Profile((0.03, 0.22), 0.0, (300, 1200), (0.60, 1.0), 0.42, (0.08, 0.75), 0.0, (0.60, 0.92)),
     "notebook": _Profile((0.02, 0.20), 0.0, (300, 1800), (0.08, 0.25), 0.9, (0.20, 0.95), 0.0, (0.05, 0.50)),
     "parked": _Profile((0.0, 0.0), 0.0, (60, 60), (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, (0.20, 0.90)),
@@ -50,6 +54,8 @@ class Activity(NamedTuple):
     utilization: F64
     loaded: Bool
     """A context is loaded, whether it works or not."""
+    fp64: F64
+    link: F64
 
 
 class Load:
@@ -68,6 +74,8 @@ class Load:
         self._used_on = np.zeros(gpus)
         self._used_off = np.zeros(gpus)
         self._warp = np.ones(gpus)
+        self._fp64 = np.zeros(gpus)
+        self._link = np.zeros(gpus)
 
     def start(self, job: Job) -> NDArray[np.int64]:
         """Gives a job's GPUs to it; returns their indices."""
@@ -89,6 +97,7 @@ class Load:
         self._used_on[gpus] = rng.uniform(*profile.utilization)
         self._used_off[gpus] = profile.rest_utilization
         self._warp[gpus] = rng.uniform(1.05, 1.35)
+        self._fp64[gpus], self._link[gpus] = profile.fp64, profile.link
         self.memory[gpus] = rng.uniform(*profile.memory)
         return gpus
 
@@ -102,6 +111,7 @@ class Load:
     def _rest(self, gpus: NDArray[np.int64]) -> None:
         for column in (
             self._on, self._off, self._duty, self._busy, self._used_on, self._used_off, self.memory,
+            self._fp64, self._link,
         ):  # fmt: skip
             column[gpus] = 0.0
 
@@ -120,10 +130,14 @@ class Load:
         np.round(utilization, 2, out=utilization)
         sm = tensor * self._warp
         sm += np.where(utilization > 0, 0.06, 0.0) * utilization
+        fp64 = np.where(on, self._fp64, 0.0)
+        sm += fp64
         np.minimum(sm, 1.0, out=sm)
         dram = sm * 0.62
         loaded = self.memory > 0
-        return Activity(tensor, sm, dram, utilization, loaded)
+        # Ranks exchange gradients in the off-phase of a step, parameters in the on-phase.
+        link = np.where(on, 0.6 * self._link, self._link) * (utilization > 0)
+        return Activity(tensor, sm, dram, utilization, loaded, fp64, link)
 
 
 def gpu_indices(job: Job) -> NDArray[np.int64]:

@@ -6,14 +6,14 @@ from collections import Counter
 
 import numpy as np
 
-from collectors.contract.identity import slot_text
-from collectors.contract.topics import Subject
+from collectors.simulator.faultlog import FaultLog
 from collectors.simulator.fleet import Fleet, Tick
 from collectors.simulator.hardware import F64
 from collectors.simulator.ledger import HOUR_US
 from collectors.simulator.load import gpu_indices
 from collectors.simulator.sites import GPUS_PER_NODE
-from collectors.simulator.truth import FORMAT, Fault, PhysicalHeader, PhysicalRow, PhysicalTruth
+from collectors.simulator.state import Truth
+from collectors.simulator.truth import FORMAT, PhysicalHeader, PhysicalRow, PhysicalTruth
 from collectors.simulator.workload import Job
 
 _Owner = tuple[str, str, str]
@@ -37,7 +37,7 @@ class PhysicalMeter:
         self._held_us: Counter[tuple[int, _Owner]] = Counter()
         self._since: dict[int, tuple[Job, int]] = {}
         self._sent: Counter[str] = Counter()
-        self._throttled_us: dict[int, int] = {}
+        self._faults = FaultLog(fleet)
 
     def note(self, tick: Tick) -> None:
         """Takes the tick that the fleet has just made."""
@@ -61,8 +61,7 @@ class PhysicalMeter:
         sums[:, : before.shape[1]] += before
         self._sums[hour] = sums
         self._sent.update(tick.nodes)
-        for gpu in np.flatnonzero(moment.slowed & self._fleet.hardware.hot).tolist():
-            self._throttled_us.setdefault(gpu, moment.time_us)
+        self._faults.note(moment)
 
     def _release(self, number: int, until_us: int) -> None:
         job, since_us = self._since.pop(number)
@@ -88,36 +87,23 @@ class PhysicalMeter:
         header = PhysicalHeader(
             FORMAT, fleet.inventory.name, self._seed, fleet.start_us, end_us, fleet.interval_us
         )
-        return PhysicalTruth(header, self._rows(), self._faults(), dict(self._sent))
+        return PhysicalTruth(header, self._rows(), self._faults.faults(end_us), dict(self._sent))
 
     def _rows(self) -> list[PhysicalRow]:
         rows: list[PhysicalRow] = []
+        figures = len(Truth._fields)
         hours = {hour for hour, _ in self._held_us} | set(self._sums)
         for hour in sorted(hours):
-            sums = self._sums.get(hour, np.zeros((3, 0)))
+            sums = self._sums.get(hour, np.zeros((figures, 0)))
             for owner, code in self._codes.items():
                 gpu_us = self._held_us.get((hour, owner), 0)
                 inside = code < sums.shape[1]
-                gflop, energy_mj, active_us = sums[:, code].tolist() if inside else (0.0, 0.0, 0.0)
+                gflop, energy_mj, *times = sums[:, code].tolist() if inside else [0.0] * figures
                 if gpu_us or gflop or energy_mj:
+                    active_us, down_us, throttled_us = (round(each) for each in times)
                     rows.append(
-                        PhysicalRow(hour, *owner, gpu_us, round(active_us), gflop, energy_mj)
+                        PhysicalRow(
+                            hour, *owner, gpu_us, active_us, gflop, energy_mj, down_us, throttled_us
+                        )
                     )
         return rows
-
-    def _faults(self) -> list[Fault]:
-        """What is wrong from the start: these sites are never without it."""
-        fleet, start_us = self._fleet, self._fleet.start_us
-        hardware = fleet.hardware
-        faults = [
-            Fault("node_silent", (Subject(fleet.entries[node].name),), start_us, start_us)
-            for node in np.flatnonzero(hardware.dark).tolist()
-        ]
-        for kind, column in (("gpu_down", hardware.down), ("poor_cooling", hardware.hot)):
-            for gpu in np.flatnonzero(column).tolist():
-                entry = fleet.entries[gpu // GPUS_PER_NODE]
-                slot = slot_text(entry.slots[gpu % GPUS_PER_NODE])
-                throttled_us = self._throttled_us.get(gpu) if kind == "poor_cooling" else None
-                subjects = (Subject(entry.name, (slot,)),)
-                faults.append(Fault(kind, subjects, start_us, start_us, throttled_us))
-        return faults

@@ -33,6 +33,8 @@ class ObservableTruth:
     samples: Mapping[str, int]
     rejected: Mapping[str, int]
     rows: Mapping[RowKey, Row]
+    repeated: int = 0
+    """Records that had come before: the same run and sequence of a node."""
 
     def totals(self) -> dict[str, int]:
         """Every figure summed over all rows."""

@@ -39,6 +39,7 @@ class Oracle:
         self._seen: dict[str, set[tuple[int, int]]] = {}
         self.rejected: dict[str, int] = {}
         self.records = 0
+        self.repeated = 0
 
     def add_record(self, data: bytes, bus_us: int) -> None:
         """Takes one record as the bus held it, with its bus time in µs."""
@@ -54,7 +55,9 @@ class Oracle:
         if record.time_us < bus_us - _ANCIENT_US:
             self._reject("ancient")
             return
-        self._seen.setdefault(record.node, set()).add((record.run, record.sequence))
+        seen = self._seen.setdefault(record.node, set())
+        self.repeated += (record.run, record.sequence) in seen
+        seen.add((record.run, record.sequence))
         self._kept.add(record)
 
     def _reject(self, reason: str) -> None:
@@ -89,7 +92,7 @@ class Oracle:
             for (hour, owner), row in ledger.rows().items():
                 rows[RowKey(hour, node, slot, *owner)] = row
         samples = {node: len(seen) for node, seen in sorted(self._seen.items())}
-        return ObservableTruth(samples, dict(self.rejected), rows)
+        return ObservableTruth(samples, dict(self.rejected), rows, self.repeated)
 
     def _claims_by_node(self) -> dict[str, list[Claim]]:
         out: dict[str, list[Claim]] = {}

@@ -13,18 +13,18 @@ from collectors.contract.bus import BusUnavailableError, Message, Producer, Refu
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALLOC, GPU, Allocation, dumps
+from collectors.contract.topics import ALLOC, EVENTS, FACILITY, GPU, Allocation, dumps
 from collectors.kit.clock import Clock
 from collectors.simulator.claims import OpenClaims, ended
 from collectors.simulator.fleet import Fleet, Tick
 from collectors.simulator.meter import PhysicalMeter
 from collectors.simulator.oracle import Oracle
+from collectors.simulator.schedule import OPTIONS, make_schedule
 from collectors.simulator.sites import make_site
+from collectors.simulator.telemetry import ARRIVAL_DELAY_US, Outgoing, Telemetry
 from collectors.simulator.truth import write_observable, write_physical
 
 DEFAULT_SITE = "aisc-phase1"
-ARRIVAL_DELAY_US = 20_000
-"""How long after its event time a record arrives where time is simulated too."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +43,7 @@ class SimulatorSource:
         self._gpu, self._alloc = options.topic_prefix + GPU, options.topic_prefix + ALLOC
         self._claims = OpenClaims(options.path)
         self._lives_now = options.speed == 1.0 and options.start_us is None
+        self._facility = options.extra.get("facility", "on") != "off"
         self.refused = 0
         self.sent = 0
 
@@ -60,7 +61,11 @@ class SimulatorSource:
         """Publishes until `stop` is set or `minutes` are over, then ends the open claims."""
         options = self._options
         start_us = self._clock.wall_us() if options.start_us is None else options.start_us
-        fleet = Fleet(self._inventory, options.seed, start_us, options.interval_s)
+        length_us = None if options.minutes is None else round(options.minutes * 60e6)
+        entries = self._inventory.at(start_us)
+        faults = make_schedule(options.extra, entries, options.seed, length_us)
+        fleet = Fleet(self._inventory, options.seed, start_us, options.interval_s, faults)
+        telemetry = Telemetry(faults, entries, options.seed, start_us)
         recorder = _TruthRecorder(fleet, options) if options.truth is not None else None
         over = [ended(claim, start_us) for claim in self._claims.left_over()]
         await self._publish(producer, stop, self._allocation_messages(over, start_us))
@@ -72,7 +77,8 @@ class SimulatorSource:
             await self._wait_for(fleet, began_us, stop)
             if stop.is_set():
                 break
-            await self._send_tick(producer, stop, fleet, recorder)
+            await self._send_tick(producer, stop, fleet, telemetry, recorder)
+        await self._send_records(producer, stop, telemetry.rest(), recorder)
         end_us = start_us + fleet.tick_number * fleet.interval_us
         closed = self._claims.closed(end_us)
         self._claims.note(closed)
@@ -102,7 +108,12 @@ class SimulatorSource:
                 wait.cancel()
 
     async def _send_tick(
-        self, producer: Producer, stop: asyncio.Event, fleet: Fleet, recorder: _TruthRecorder | None
+        self,
+        producer: Producer,
+        stop: asyncio.Event,
+        fleet: Fleet,
+        telemetry: Telemetry,
+        recorder: _TruthRecorder | None,
     ) -> None:
         tick = fleet.step()
         due_us = fleet.start_us + tick.number * fleet.interval_us
@@ -110,24 +121,47 @@ class SimulatorSource:
         if recorder is not None:
             recorder.note(tick)
         # A claim must be known before the first record of its job is.
-        await self._publish(producer, stop, self._allocation_messages(tick.allocations, due_us))
-        await self._publish(producer, stop, self._record_messages(tick))
+        first = self._allocation_messages(tick.allocations, due_us)
+        await self._publish(producer, stop, first + self._other_messages(tick, due_us))
+        arrived = telemetry.through(tick, due_us + fleet.interval_us)
+        await self._send_records(producer, stop, arrived, recorder)
 
-    def _record_messages(self, tick: Tick) -> list[Message]:
-        columns = zip(tick.nodes, tick.records, tick.times_us, strict=True)
-        return [
-            Message(self._gpu, node.encode(), record, self._arrival_us(time_us))
-            for node, record, time_us in columns
+    async def _send_records(
+        self,
+        producer: Producer,
+        stop: asyncio.Event,
+        arrived: Sequence[Outgoing],
+        recorder: _TruthRecorder | None,
+    ) -> None:
+        if recorder is not None:
+            recorder.sent(arrived)
+        messages = [
+            Message(self._gpu, one.node.encode(), one.record, self._at(one.arrival_us))
+            for one in arrived
         ]
+        await self._publish(producer, stop, messages)
+
+    def _other_messages(self, tick: Tick, due_us: int) -> list[Message]:
+        arrival_us = self._at(due_us + ARRIVAL_DELAY_US)
+        prefix = self._options.topic_prefix
+        events = [
+            Message(prefix + EVENTS, event.node.encode(), dumps(event), arrival_us)
+            for event in tick.events
+        ]
+        facility = [
+            Message(prefix + FACILITY, one.place.encode(), dumps(one), arrival_us)
+            for one in (tick.facility if self._facility else ())
+        ]
+        return events + facility
 
     def _allocation_messages(
         self, allocations: Sequence[Allocation], time_us: int
     ) -> list[Message]:
-        arrival_us = self._arrival_us(time_us)
+        arrival_us = self._at(time_us + ARRIVAL_DELAY_US)
         return [Message(self._alloc, each.key, dumps(each), arrival_us) for each in allocations]
 
-    def _arrival_us(self, time_us: int) -> int | None:
-        return None if self._lives_now else time_us + ARRIVAL_DELAY_US
+    def _at(self, arrival_us: int) -> int | None:
+        return None if self._lives_now else arrival_us
 
     async def _publish(
         self, producer: Producer, stop: asyncio.Event, messages: list[Message]
@@ -175,12 +209,15 @@ class _TruthRecorder:
         self._oracle = Oracle(fleet.inventory)
 
     def note(self, tick: Tick) -> None:
-        """Takes a tick as it is sent."""
+        """Takes a tick as it was made."""
         self._meter.note(tick)
         for allocation in tick.allocations:
             self._oracle.add_allocation(dumps(allocation))
-        for record, time_us in zip(tick.records, tick.times_us, strict=True):
-            self._oracle.add_record(record, time_us + ARRIVAL_DELAY_US)
+
+    def sent(self, arrived: Sequence[Outgoing]) -> None:
+        """Takes records as they arrive."""
+        for one in arrived:
+            self._oracle.add_record(one.record, one.arrival_us)
 
     def write(self, closed: Sequence[Allocation]) -> None:
         """Writes both truths."""
@@ -199,9 +236,9 @@ def create(options: SourceOptions, clock: Clock) -> SimulatorSource:
     """
     if options.node is not None:
         raise ValueError("a simulation has all nodes of its site: leave out node, or use the agent")
-    if options.keep_time or options.extra:
-        unknown = ", ".join(sorted(options.extra)) or "keep_time"
-        raise ValueError(f"a simulation has no option {unknown}")
+    unknown = sorted(set(options.extra) - {*OPTIONS, "facility"})
+    if options.keep_time or unknown:
+        raise ValueError(f"a simulation has no option {', '.join(unknown) or 'keep_time'}")
     if options.speed is not None and options.speed <= 0:
         raise ValueError(
             f"speed {options.speed}: write a number above 0, or leave it out for the fastest"

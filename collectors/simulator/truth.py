@@ -6,7 +6,7 @@ A truth directory holds two files, each of JSON lines that begin with a header.
 `{"fault": Fault}` and `{"sent": [node, records]}` lines.  What really
 happened, sent or not: bills must come within their stated bounds of it.
 
-`observable.jsonl`: header `{"format", "rejected"}`; then `{"samples": [node,
+`observable.jsonl`: header `{"format", "rejected", "repeated"}`; then `{"samples": [node,
 count]}` and `{"row": [key, figures]}` lines.  What the records can say: bills
 must equal it.
 """
@@ -22,7 +22,7 @@ import msgspec
 from collectors.contract.topics import Subject
 from collectors.simulator.observable import ObservableTruth, Row, RowKey
 
-FORMAT = 1
+FORMAT = 2
 PHYSICAL, OBSERVABLE = "physical.jsonl", "observable.jsonl"
 
 
@@ -42,13 +42,23 @@ class PhysicalRow(msgspec.Struct, frozen=True):
     active_us: int
     gflop: float
     energy_mj: float
+    down_us: int = 0
+    """Time in which GPUs could not be read."""
+    throttled_us: int = 0
+    """Time with clocks held down by heat or by the power brake."""
+
+    @property
+    def idle_us(self) -> int:
+        """The rest: held, readable, not active."""
+        return max(0, self.gpu_us - self.active_us - self.down_us)
 
 
 class Fault(msgspec.Struct, frozen=True):
     """What was wrong with the hardware; times in µs since 1970, None where it never came.
 
-    `kind` is `gpu_down`, `node_silent`, `poor_cooling`, …; `first_sign_us` is
-    when a perfect observer could see it in the records.
+    `kind` is one of `faults.FAULTS`, or what a site has from its start: `gpu_down`,
+    `node_silent`, `poor_cooling`.  `first_sign_us` is when a perfect observer
+    could see it: for cooling faults a core 2 K warmer than its power explains.
     """
 
     kind: str
@@ -57,6 +67,7 @@ class Fault(msgspec.Struct, frozen=True):
     first_sign_us: int | None = None
     first_throttle_us: int | None = None
     end_us: int | None = None
+    strength: float = 0.0
 
 
 class PhysicalHeader(msgspec.Struct, frozen=True):
@@ -100,7 +111,7 @@ def write_physical(directory: Path, truth: PhysicalTruth) -> None:
 
 def write_observable(directory: Path, truth: ObservableTruth) -> None:
     """Writes `observable.jsonl`, making the directory."""
-    lines: list[Any] = [{"format": FORMAT, "rejected": truth.rejected}]
+    lines: list[Any] = [{"format": FORMAT, "rejected": truth.rejected, "repeated": truth.repeated}]
     lines += [{"samples": pair} for pair in truth.samples.items()]
     lines += [{"row": pair} for pair in sorted(truth.rows.items())]
     _write(directory / OBSERVABLE, lines)
@@ -154,4 +165,5 @@ def _read_observable(path: Path) -> ObservableTruth:
             samples[line.samples[0]] = line.samples[1]
         elif line.row is not None:
             rows[line.row[0]] = line.row[1]
-    return ObservableTruth(samples, msgspec.json.decode(head)["rejected"], rows)
+    told = msgspec.json.decode(head)
+    return ObservableTruth(samples, told["rejected"], rows, told["repeated"])

@@ -166,10 +166,17 @@ class Workload:
             time_us, _, job = heapq.heappop(self._events)
             if job is None:
                 self._fill(time_us, steady=False)
-            else:
+            elif job.number in self.running:
                 self._end(time_us, job)
         out, self._log = self._log, []
         return out
+
+    def fail(self, gpu: int, time_us: int) -> None:
+        """Ends the job on a GPU, if there is one, before its time."""
+        node, bit = divmod(gpu, GPUS_PER_NODE)
+        for job in list(self.running.values()):
+            if any(at == node and mask >> bit & 1 for at, mask in job.holds):
+                self._end(time_us, job)
 
     def allocation(self, change: Change) -> Allocation:
         """What a scheduler's watcher publishes of a change."""

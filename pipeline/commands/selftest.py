@@ -22,6 +22,15 @@ from pipeline.settings import Settings
 )
 @click.option("--site", default="demo", show_default=True, help="Simulated site.")
 @click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.1, 7 * 1440))
+@click.option("--hours", type=click.FloatRange(0.01, 7 * 24), help="Instead of --minutes.")
+@click.option(
+    "--faults",
+    default="none",
+    show_default=True,
+    help="Of the hardware: none, random, or random:TIMES the published rates.",
+)
+@click.option("--telemetry-faults", default="none", show_default=True,
+              help="none, all, or kinds with commas between.")  # fmt: skip
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
 @click.option("--seed", default=1, show_default=True)
 @click.option(
@@ -34,6 +43,9 @@ def selftest(
     config: Path | None,
     site: str,
     minutes: float,
+    hours: float | None,
+    faults: str,
+    telemetry_faults: str,
     workers: int,
     seed: int,
     damage: str | None,
@@ -42,7 +54,8 @@ def selftest(
 ) -> None:
     """Exits with 1 on any difference."""
     settings = load_settings(config, options)
-    test = SelftestOptions(site, minutes, workers, seed, damage)
+    length = minutes if hours is None else hours * 60
+    test = SelftestOptions(site, length, workers, seed, damage, faults, telemetry_faults)
     reports: list[Report] = []
 
     async def run() -> None:

@@ -32,6 +32,8 @@ class SelftestOptions:
     workers: int = 1
     seed: int = 1
     sabotage: str | None = None
+    faults: str = "none"
+    telemetry_faults: str = "none"
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -62,6 +64,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         source_options = SourceOptions(
             site=options.site, seed=options.seed, speed=None, minutes=options.minutes,
             start_us=start_us, topic_prefix=own.topic_prefix,
+            extra={"faults": options.faults, "telemetry_faults": options.telemetry_faults},
         )  # fmt: skip
         source = make_source("sim", source_options, clock)
         installation = install(own, clock, source.inventory, series=True, books=True)
@@ -169,7 +172,8 @@ class Selftest:
         truth = self._oracle.finish()
         sent = sum(self._sent.values())
         rejected = sum(truth.rejected.values())
-        checks.append(compare.same("records sent", sent, sum(truth.samples.values()) + rejected))
+        accounted = sum(truth.samples.values()) + truth.repeated + rejected
+        checks.append(compare.same("records sent: distinct, repeated and refused", sent, accounted))
         checks += await compare.sample_checks(series, truth.samples, self._minutes)
         dead = sum(
             int(board.total("dead_letters"))

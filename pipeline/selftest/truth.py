@@ -34,6 +34,11 @@ class Truth(Protocol):
         ...
 
     @property
+    def repeated(self) -> int:
+        """Records that had come before."""
+        ...
+
+    @property
     def rows(self) -> Mapping[Any, Mapping[str, int]]:
         """The ledger by LedgerKey."""
         ...

@@ -110,7 +110,9 @@ def test_a_new_catalogue_row_is_on_the_wire_at_once():
     gauge = Metric(
         "coil_whine_db", 190, "dB", "Noise.", (20, 60), Kind.GAUGE, CallRead("coil_whine_db")
     )
-    counter = Metric("fan_turns", 191, "", "Turns.", (0, 2**52), Kind.COUNTER, CallRead("fan_turns"))
+    counter = Metric(
+        "fan_turns", 191, "", "Turns.", (0, 2**52), Kind.COUNTER, CallRead("fan_turns")
+    )
     with CATALOGUE.extended(gauge, counter):
         fleet = Fleet(make_site("demo"), 1, START_US)
         first = parse(fleet.step().records[0])

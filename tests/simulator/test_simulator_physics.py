@@ -158,7 +158,8 @@ def test_figures_are_those_of_real_fleets():
 def test_what_a_model_has_not_is_left_out(fleet_and_series: tuple[Fleet, Series]):
     series = fleet_and_series[1]
     hopper, ampere = series["a01n01"][5].values, series["b01n01"][5].values
-    assert set(hopper) - set(ampere) == {"sm_activity", "dram_activity", "thermal_margin_c"}
+    by_gpm = {"sm_activity", "dram_activity", "fp64_activity", "thermal_margin_c"}
+    assert set(hopper) - set(ampere) == by_gpm
     assert "tensor_activity" in ampere
     assert not {"fan_speed", "gflop_estimated"} & (set(hopper) | set(ampere))
 
