@@ -17,44 +17,22 @@ from typing import NamedTuple
 import numpy as np
 
 from collectors.contract.identity import slot_text
-from collectors.contract.inventory import Inventory
+from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.topics import Allocation, Subject
+from collectors.simulator.calendar_time import SiteCalendar
+from collectors.simulator.classes import CLASSES, MAINTENANCE, OUTCOMES, JobClass
+from collectors.simulator.pool import FULL, Pool
 from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.tenants import Tenant, make_tenants
 
 SOURCE = "sim"
+_REPAIRED, _SERVICED = 1 / 200, 1 / 25
+"""Share of the nodes that somebody works on, always and in the weekly service window."""
 TARGET, CEILING = 0.80, 0.84
 """Share of the GPUs at which starting stops, and that no start goes beyond."""
 _S = 1_000_000
-_FULL = (1 << GPUS_PER_NODE) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class JobClass:
-    """Jobs of one kind: their share of the allocated GPUs, sizes (GPUs) and run times.
-
-    Run times are log-normal with median `median_s` and shape `sigma`.
-    """
-
-    name: str
-    share: float
-    sizes: tuple[int, ...]
-    odds: tuple[float, ...]
-    median_s: float
-    sigma: float
-    large: bool = False
-    kind: str = "job"
-
-
-CLASSES = (
-    JobClass("pretrain", 0.46, (16, 32, 64, 128, 256), (0.3, 0.3, 0.2, 0.15, 0.05), 72_000, 1.2, large=True),
-    JobClass("finetune", 0.22, (4, 8, 16), (0.2, 0.6, 0.2), 7_200, 1.3),
-    JobClass("serving", 0.14, (1, 2, 4, 8), (0.4, 0.2, 0.2, 0.2), 200_000, 1.0),
-    JobClass("notebook", 0.06, (1,), (1.0,), 5_400, 1.2),
-    JobClass("parked", 0.05, (1, 2, 8), (0.5, 0.3, 0.2), 18_000, 1.1),
-    JobClass("debug", 0.07, (1, 2, 4), (0.7, 0.2, 0.1), 180, 1.3),
-)  # fmt: skip
-MAINTENANCE = JobClass("maintenance", 0.0, (8,), (1.0,), 7_200, 0.6, kind="maintenance")
+_WAKE_US = 600 * _S
+"""A scheduler looks again at least this often: shares move with the day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,60 +46,20 @@ class Job:
     project: str
     holds: tuple[tuple[int, int], ...]
     gpus: int
+    submitted_us: int
     start_us: int
     end_us: int
+    outcome: str = ""
+    """How it ends if nothing comes between: one of `OUTCOMES`, "" for maintenance."""
 
 
 class Change(NamedTuple):
-    """A job started or ended at a time."""
+    """A job started or ended at a time; `outcome` is how, where it ended."""
 
     time_us: int
     job: Job
     started: bool
-
-
-class _Pool:
-    """Nodes of one model: free slots as bit masks and their numbers."""
-
-    def __init__(self, nodes: list[int]) -> None:
-        self.nodes = nodes
-        self.mask = [_FULL] * len(nodes)
-        self.free = np.full(len(nodes), GPUS_PER_NODE, np.int8)
-
-    def place(self, gpus: int, offset: int) -> list[tuple[int, int]] | None:
-        """Positions with slot masks for a gang of GPUs, or None where there is no room."""
-        if gpus < GPUS_PER_NODE:
-            room = np.where(self.free >= gpus, self.free, GPUS_PER_NODE + 1)
-            best = int(room.argmin())
-            if room[best] > GPUS_PER_NODE:
-                return None
-            return [(best, _lowest_bits(self.mask[best], gpus))]
-        whole = np.flatnonzero(self.free == GPUS_PER_NODE)
-        count = gpus // GPUS_PER_NODE
-        if len(whole) < count:
-            return None
-        start = offset % len(whole)
-        chosen = np.concatenate((whole[start:], whole[:start]))[:count]
-        return [(int(position), _FULL) for position in np.sort(chosen)]
-
-    def take(self, position: int, mask: int) -> None:
-        """Marks slots as held."""
-        self.mask[position] &= ~mask
-        self.free[position] -= mask.bit_count()
-
-    def give(self, position: int, mask: int) -> None:
-        """Marks slots as free."""
-        self.mask[position] |= mask
-        self.free[position] += mask.bit_count()
-
-
-def _lowest_bits(mask: int, count: int) -> int:
-    out = 0
-    for _ in range(count):
-        bit = mask & -mask
-        out |= bit
-        mask ^= bit
-    return out
+    outcome: str = ""
 
 
 class Workload:
@@ -134,26 +72,36 @@ class Workload:
 
     def __init__(self, inventory: Inventory, seed: int, start_us: int) -> None:
         self._inventory = inventory
-        self._entries = inventory.at(start_us)
+        self._entries = entries_from(inventory, start_us)
+        self._calendar = SiteCalendar(inventory.time_zone)
         self._rng = np.random.default_rng([seed, 1])
         self._large, self._small = make_tenants()
         self._prefix = f"{start_us // 1000:x}"
         by_model: dict[str, list[int]] = {}
         for index, node in enumerate(self._entries):
             by_model.setdefault(node.model, []).append(index)
-        self._pools = [_Pool(nodes) for nodes in by_model.values()]
+        self._pools = [Pool(nodes) for nodes in by_model.values()]
         self._places = {
             node: (pool, position)
             for pool in self._pools
             for position, node in enumerate(pool.nodes)
         }
         self._total = len(self._entries) * GPUS_PER_NODE
+        self._waiting: dict[str, tuple[int, int]] = {}
         self._held: dict[str, int] = {klass.name: 0 for klass in (*CLASSES, MAINTENANCE)}
         self._serial = 0
         self._events: list[tuple[int, int, Job | None]] = []
         self._log: list[Change] = []
         self.running: dict[int, Job] = {}
+        self._absent: dict[int, int] = {}
+        for node, entry in enumerate(self._entries):
+            if entry.from_us > start_us:
+                self._leave_out(node, entry.from_us)
+            if entry.to_us is not None:
+                self._push(entry.to_us, None)
         self._fill(start_us, steady=True)
+        self._push(start_us + _WAKE_US, None)
+        self._woken_us = start_us
 
     @property
     def allocated(self) -> int:
@@ -165,18 +113,47 @@ class Workload:
         while self._events and self._events[0][0] <= until_us:
             time_us, _, job = heapq.heappop(self._events)
             if job is None:
-                self._fill(time_us, steady=False)
+                self._wake(time_us)
             elif job.number in self.running:
-                self._end(time_us, job)
+                self._end(time_us, job, job.outcome)
         out, self._log = self._log, []
         return out
+
+    def _wake(self, time_us: int) -> None:
+        """The scheduler looks at what is there: nodes come and go, shares move, jobs wait."""
+        for node in [node for node, from_us in self._absent.items() if from_us <= time_us]:
+            del self._absent[node]
+            pool, position = self._places[node]
+            pool.give(position, FULL)
+            self._total += GPUS_PER_NODE
+        self._retire(time_us)
+        self._fill(time_us, steady=False)
+        if time_us >= self._woken_us + _WAKE_US:
+            self._woken_us = time_us
+            self._push(time_us + _WAKE_US, None)
+
+    def _leave_out(self, node: int, from_us: int) -> None:
+        pool, position = self._places[node]
+        pool.take(position, FULL)
+        self._absent[node] = from_us
+        self._total -= GPUS_PER_NODE
+        self._push(from_us, None)
+
+    def _retire(self, time_us: int) -> None:
+        """Takes nodes out whose time is over; what ran there ends."""
+        for node, entry in enumerate(self._entries):
+            if entry.to_us is not None and entry.to_us <= time_us and node not in self._absent:
+                for job in list(self.running.values()):
+                    if any(at == node for at, _ in job.holds):
+                        self._end(time_us, job, "cancelled")
+                self._leave_out(node, 1 << 62)
 
     def fail(self, gpu: int, time_us: int) -> None:
         """Ends the job on a GPU, if there is one, before its time."""
         node, bit = divmod(gpu, GPUS_PER_NODE)
         for job in list(self.running.values()):
             if any(at == node and mask >> bit & 1 for at, mask in job.holds):
-                self._end(time_us, job)
+                self._end(time_us, job, "failed")
 
     def allocation(self, change: Change) -> Allocation:
         """What a scheduler's watcher publishes of a change."""
@@ -196,7 +173,7 @@ class Workload:
 
     def _subject(self, node: int, mask: int) -> Subject:
         entry = self._entries[node]
-        if mask == _FULL:
+        if mask == FULL:
             return Subject(entry.name)
         held = (slot for bit, slot in enumerate(entry.slots) if mask >> bit & 1)
         return Subject(entry.name, tuple(slot_text(slot) for slot in held))
@@ -205,35 +182,40 @@ class Workload:
         self._serial += 1
         heapq.heappush(self._events, (time_us, self._serial, job))
 
-    def _end(self, time_us: int, job: Job) -> None:
+    def _end(self, time_us: int, job: Job, outcome: str) -> None:
         for node, mask in job.holds:
             pool, position = self._places[node]
             pool.give(position, mask)
         self._held[job.klass.name] -= job.gpus
         del self.running[job.number]
-        self._log.append(Change(time_us, job, started=False))
+        self._log.append(Change(time_us, job, started=False, outcome=outcome))
         # A scheduler looks again after some seconds, not at once.
         self._push(time_us + int(self._rng.uniform(1 * _S, 15 * _S)), None)
 
     def _fill(self, time_us: int, *, steady: bool) -> None:
         """Starts jobs until the target is reached or nothing more finds room."""
         nodes = self._total // GPUS_PER_NODE
-        serviced = (max(1, round(nodes / 200)) if nodes >= 8 else 0) * GPUS_PER_NODE
+        part = _SERVICED if self._calendar.in_service_window(time_us) else _REPAIRED
+        serviced = (max(1, round(nodes * part)) if nodes >= 8 else 0) * GPUS_PER_NODE
         while self._held[MAINTENANCE.name] < serviced:
             if not self._start(MAINTENANCE, time_us, steady=steady):
                 break
         stuck: set[str] = set()
+        activity = self._calendar.activity(time_us)
         while self.allocated < TARGET * self._total:
-            klass = self._neediest(stuck)
+            klass = self._neediest(stuck, activity)
             if klass is None:
                 return
             if not self._start(klass, time_us, steady=steady):
                 stuck.add(klass.name)
 
-    def _neediest(self, stuck: set[str]) -> JobClass | None:
+    def _neediest(self, stuck: set[str], activity: float) -> JobClass | None:
         target = TARGET * self._total
         lacks = [
-            (klass.share * target - self._held[klass.name], klass)
+            (
+                klass.share * (1 + klass.daily * (activity - 1)) * target - self._held[klass.name],
+                klass,
+            )
             for klass in CLASSES
             if klass.name not in stuck
         ]
@@ -246,7 +228,8 @@ class Workload:
         return min(size, most)
 
     def _start(self, klass: JobClass, time_us: int, *, steady: bool) -> bool:
-        gpus = self._size(klass)
+        # What finds no room waits as it is, and keeps its place in the queue.
+        since_us, gpus = self._waiting.setdefault(klass.name, (time_us, self._size(klass)))
         if klass is not MAINTENANCE and self.allocated + gpus > CEILING * self._total:
             return False
         order: list[int] = self._rng.permutation(len(self._pools)).tolist()
@@ -261,7 +244,8 @@ class Workload:
             pool.take(position, mask)
         holds = tuple((pool.nodes[position], mask) for position, mask in found)
         self._held[klass.name] += gpus
-        self._begin(klass, holds, gpus, time_us, steady=steady)
+        del self._waiting[klass.name]
+        self._begin(klass, holds, gpus, (since_us, time_us), steady=steady)
         return True
 
     def _begin(
@@ -269,10 +253,11 @@ class Workload:
         klass: JobClass,
         holds: tuple[tuple[int, int], ...],
         gpus: int,
-        time_us: int,
+        times_us: tuple[int, int],
         *,
         steady: bool,
     ) -> None:
+        submitted_us, time_us = times_us
         mean = math.log(klass.median_s)
         if steady:
             # What is found running is sampled by length, and part of it is over.
@@ -283,11 +268,16 @@ class Workload:
         number = self._serial = self._serial + 1
         job = Job(
             number, f"{self._prefix}-{number}", klass, tenant, project, holds, gpus,
-            time_us, time_us + max(1, int(left_s * _S)),
+            submitted_us, time_us, time_us + max(1, int(left_s * _S)), self._outcome(klass),
         )  # fmt: skip
         self.running[number] = job
         self._push(job.end_us, job)
         self._log.append(Change(time_us, job, started=True))
+
+    def _outcome(self, klass: JobClass) -> str:
+        if klass is MAINTENANCE:
+            return ""
+        return str(self._rng.choice(OUTCOMES, p=klass.outcomes))
 
     def _user(self, klass: JobClass) -> tuple[str, str]:
         if klass is MAINTENANCE:
@@ -299,3 +289,9 @@ class Workload:
         tenant = tenants[int(len(tenants) * float(self._rng.random()) ** 2)]
         project = tenant.projects[int(self._rng.integers(len(tenant.projects)))]
         return tenant.name, project
+
+
+def entries_from(inventory: Inventory, start_us: int) -> list[InstalledNode]:
+    """All entries that hold at a time or will later, in map order."""
+    entries = [node for node in inventory.nodes if node.to_us is None or node.to_us > start_us]
+    return sorted(entries, key=lambda node: (node.hall, node.rack, node.name))
