@@ -46,4 +46,11 @@ CLASSES = (
     JobClass("hung", 0.01, (8, 16), (0.6, 0.4), 14_400, 0.8, (0.0, 0.2, 0.8)),
     JobClass("debug", 0.05, (1, 2, 4, 8, 16, 32, 64), (0.58, 0.05, 0.06, 0.20, 0.06, 0.03, 0.02), 88, 1.6, (0.50, 0.45, 0.05), daily=0.4),
 )  # fmt: skip
+TRAINING = (
+    JobClass("training", 0.80, (16, 32, 64, 128, 256), (0.3, 0.3, 0.2, 0.15, 0.05), 72_000, 1.2, (0.12, 0.08, 0.80), large=True),
+    JobClass("finetune", 0.08, (4, 8, 16), (0.2, 0.6, 0.2), 7_200, 1.3, (0.45, 0.20, 0.35)),
+    JobClass("hung", 0.06, (8, 16), (0.6, 0.4), 14_400, 0.8, (0.0, 0.2, 0.8)),
+    JobClass("debug", 0.06, (1, 2, 4, 8, 16, 32, 64), (0.58, 0.05, 0.06, 0.20, 0.06, 0.03, 0.02), 88, 1.6, (0.50, 0.45, 0.05)),
+)  # fmt: skip
+"""A cluster for trainings alone, as those that published their distributions."""
 MAINTENANCE = JobClass("maintenance", 0.0, (8,), (1.0,), 7_200, 0.6, kind="maintenance")

@@ -14,6 +14,7 @@ from collectors.contract.inventory import Inventory
 from collectors.contract.record import SlotLabels
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from collectors.contract.wire import encode_labels
+from collectors.simulator.calendar_time import SiteCalendar
 from collectors.simulator.effects import Effects, Happening
 from collectors.simulator.hardware import I64, Bool, Hardware, make_hardware
 from collectors.simulator.identities import make_identities
@@ -26,7 +27,7 @@ from collectors.simulator.sensors import Sensors
 from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.state import Truth
 from collectors.simulator.wander import Wander
-from collectors.simulator.workload import Change, Job, Workload
+from collectors.simulator.workload import Change, Job, Workload, entries_from
 
 PHASE_SHARE = 0.4
 """Nodes tick within this first part of an interval, each at a phase of its own."""
@@ -87,13 +88,16 @@ class Fleet:
         faults: Sequence[FaultEvent] = (),
     ) -> None:
         self.inventory = inventory
-        self.entries = inventory.at(start_us)
+        self.entries = entries_from(inventory, start_us)
+        self._from_us = np.array([entry.from_us for entry in self.entries])
+        self._to_us = np.array([entry.to_us or 1 << 62 for entry in self.entries])
         self.start_us = start_us
         self.interval_us = round(interval_s * 1e6)
         self.faults = faults
         self.workload = Workload(inventory, seed, start_us)
         self.hardware: Hardware = make_hardware(self.entries, seed)
         self.effects = Effects(faults, self.entries)
+        self._calendar = SiteCalendar(inventory.time_zone)
         self._sensors = Sensors(faults, self.entries, seed)
         self._counter_faults = sorted(
             (event for event in faults if event.kind.name in _COUNTER_FAULTS),
@@ -151,7 +155,8 @@ class Fleet:
         self._break_counters(due_us - self.start_us)
         self._apply(self.workload.changes(due_us))
         back = self._presence(due_us)
-        activity = self._load.activity((due_us - self.start_us) / 1e6)
+        people = self._calendar.activity(due_us)
+        activity = self._load.activity((due_us - self.start_us) / 1e6, people)
         away = np.repeat(self._silent | back, GPUS_PER_NODE)
         truth = self._physics.step(
             activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE), away
@@ -203,6 +208,7 @@ class Fleet:
         """Brings up to date who is silent; returns the nodes whose agents begin a new run now."""
         unpowered = self.effects.dead.reshape(-1, GPUS_PER_NODE).all(axis=1)
         silent = (due_us < self._away_until_us) | unpowered
+        silent |= (due_us < self._from_us) | (due_us >= self._to_us)
         back = self._silent & ~silent
         if back.any():
             nodes = np.flatnonzero(back)

@@ -47,7 +47,7 @@ class ModelFigures:
     """Relative bound of the FLOP measurement (3 % by GPM, 10 % by DCGM's tensor-active)."""
 
 
-_POWER_W = {"Hopper": (72.0, 120.0), "HopperLarge": (78.0, 125.0), "Ampere": (63.0, 90.0)}
+_POWER_W = {"Hopper": (72.0, 120.0), "HopperLarge": (78.0, 125.0), "Ampere": (64.3, 86.0)}
 _MEMORY_MHZ = {"Hopper": 2619.0, "HopperLarge": 3201.0, "Ampere": 1593.0}
 
 
@@ -109,6 +109,9 @@ class Hardware:
     """Number of the GPU's rack."""
     resistance_k_per_w: F64
     """Steady rise of the core over the inlet per watt."""
+    swing: F64
+    """Spread of a second's power about what the work draws (log-normal): the older regulators
+    swing about the limit, with peaks of some percent over it."""
     fast_s: F64
     slow_s: F64
     memory_share: F64
@@ -132,13 +135,13 @@ def _resistance(rng: np.random.Generator, gpm: Bool, hot: Bool) -> F64:
     g = len(gpm)
     resistance = np.tile(_POSITION_K_PER_W, g // GPUS_PER_NODE) * rng.normal(1.0, 0.03, g)
     # A cold plate on Ampere carries less; its servers run at about the same temperatures.
-    return resistance * np.where(gpm, 1.0, 1.35) * np.where(hot, rng.uniform(1.6, 2.6, g), 1.0)
+    return resistance * np.where(gpm, 1.0, 1.85) * np.where(hot, rng.uniform(1.6, 2.6, g), 1.0)
 
 
 def _inlet_c(rng: np.random.Generator, entries: list[InstalledNode]) -> F64:
     """Air or coolant as it comes in, per GPU: each rack has its own."""
     racks = _racks(entries)
-    return np.repeat(rng.normal(22.0, 0.6, int(racks.max()) + 1)[racks], GPUS_PER_NODE)
+    return np.repeat(rng.normal(22.0, 1.5, int(racks.max()) + 1)[racks], GPUS_PER_NODE)
 
 
 def _racks(entries: list[InstalledNode]) -> NDArray[np.intp]:
@@ -178,7 +181,7 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         flop_per_mhz_us=_per_gpu(nodes, "flop_per_mhz_us"),
         bound=_per_gpu(nodes, "bound"),
         gain=1.0 + np.clip(rng.normal(0.0, 1.0, g), -2.5, 2.5) * spread,
-        sleep_w=_per_gpu(nodes, "sleep_w") * rng.normal(1.0, 0.02, g),
+        sleep_w=_per_gpu(nodes, "sleep_w") * rng.normal(1.0, 0.03, g),
         ready_w=ready_w * rng.normal(1.0, 0.02, g),
         dynamic_w=(tdp_w - ready_w) * rng.normal(1.0, 0.03, g),
         limit_w=np.where(_capped(entries), np.round(tdp_w * 0.8), tdp_w),
@@ -187,11 +190,13 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         memory_clock_mhz=_per_gpu(nodes, "memory_clock_mhz"),
         memory_bytes=_per_gpu(nodes, "memory_bytes"),
         limit_c=_per_gpu(nodes, "limit_c"),
-        inlet_c=_inlet_c(rng, entries) + np.where(gpm, 0.0, 3.0),
+        inlet_c=_inlet_c(rng, entries) + np.where(gpm, 0.0, 0.5),
         rack=np.repeat(_racks(entries), GPUS_PER_NODE),
         resistance_k_per_w=resistance,
-        fast_s=rng.uniform(1.0, 3.0, g),
+        # Air-cooled servers answer more slowly than those with cold plates.
+        fast_s=rng.uniform(1.0, 3.0, g) * np.where(gpm, 1.0, 4.0),
+        swing=np.where(gpm, 0.006, 0.04),
         slow_s=rng.uniform(30.0, 60.0, g),
-        memory_share=np.full(g, 0.58),
-        memory_rise_k=rng.normal(15.0, 1.0, g),
+        memory_share=np.full(g, 0.55),
+        memory_rise_k=rng.normal(19.0, 1.8, g),
     )

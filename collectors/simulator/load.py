@@ -2,7 +2,8 @@
 
 One square wave with noise serves every class: its period, duty, levels and
 the chance that a tick is busy differ.  All GPUs of a job share the phase, as
-ranks of one training wait for each other.
+ranks of one training wait for each other: a step has a part that computes and
+one in which they talk.
 """
 
 from __future__ import annotations
@@ -17,33 +18,47 @@ from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.workload import Job
 
 
+_UTILIZATION_NOISE = 0.2
+"""Of the activity's own noise: utilisation says nearly the same all the time."""
+
+
 class _Profile(NamedTuple):
-    """Ranges to draw a job's behaviour from; `busy` is the chance that a tick in the on-phase works."""
+    """Ranges to draw a job's behaviour from.
+
+    A job works in an on-phase and waits in an off-phase: for its other ranks
+    (the communication stalls of a step), for data, for requests.  `busy` is
+    the chance that a tick in the on-phase works.
+    """
 
     tensor: tuple[float, float]
-    rest: float
-    """Activity in the off-phase relative to the on-phase."""
+    sm: tuple[float, float]
+    rest_sm: tuple[float, float]
+    """SM activity in the off-phase: kernels that spin keep SMs active and cost little power."""
     period_s: tuple[float, float]
     duty: tuple[float, float]
     busy: float
     utilization: tuple[float, float]
     rest_utilization: float
+    """In the off-phase, relative to the on-phase."""
     memory: tuple[float, float]
     fp64: float = 0.0
     """FP64 activity in the on-phase, beside the tensor pipe."""
     link: float = 0.0
-    """Part of NVLink's bandwidth that ranks use while they work."""
+    """Part of NVLink's bandwidth that ranks use while they wait for each other."""
+    daily: float = 0.0
+    """How far `busy` follows people's working day."""
 
 
 _PROFILES = {
-    "pretrain": _Profile((0.44, 0.64), 0.15, (4, 30), (0.75, 0.92), 1.0, (0.98, 1.0), 0.97, (0.80, 0.95), link=0.35),
-    "finetune": _Profile((0.38, 0.62), 0.10, (2, 20), (0.65, 0.90), 1.0, (0.97, 1.0), 0.60, (0.50, 0.92), link=0.20),
-    "hpc": _Profile((0.02, 0.15), 0.3, (20, 120), (0.80, 0.95), 1.0, (0.95, 1.0), 0.9, (0.30, 0.80), fp64=0.45, link=0.10),
-    "hung": _Profile((0.0, 0.0), 0.0, (60, 60), (1.0, 1.0), 1.0, (0.99, 1.0), 1.0, (0.70, 0.95)),
-    "serving": _Profile((0.03, 0.22), 0.0, (300, 1200), (0.60, 1.0), 0.42, (0.08, 0.75), 0.0, (0.60, 0.92)),
-    "notebook": _Profile((0.02, 0.20), 0.0, (300, 1800), (0.08, 0.25), 0.9, (0.20, 0.95), 0.0, (0.05, 0.50)),
-    "parked": _Profile((0.0, 0.0), 0.0, (60, 60), (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, (0.20, 0.90)),
-    "debug": _Profile((0.15, 0.50), 0.05, (5, 60), (0.40, 0.80), 0.9, (0.70, 1.0), 0.0, (0.05, 0.60)),
+    "pretrain": _Profile((0.41, 0.86), (0.68, 0.97), (0.30, 0.78), (4, 30), (0.50, 0.92), 1.0, (0.981, 1.001), 1.0, (0.50, 0.98), link=0.35),
+    "training": _Profile((0.38, 0.82), (0.66, 0.96), (0.30, 0.78), (4, 30), (0.22, 0.76), 1.0, (0.981, 1.001), 1.0, (0.50, 0.98), link=0.35),
+    "finetune": _Profile((0.32, 0.65), (0.50, 0.85), (0.10, 0.50), (2, 20), (0.45, 0.85), 1.0, (0.975, 1.0), 1.0, (0.35, 0.92), link=0.20),
+    "hpc": _Profile((0.02, 0.15), (0.50, 0.90), (0.10, 0.40), (20, 120), (0.80, 0.95), 1.0, (0.95, 1.0), 0.9, (0.30, 0.80), fp64=0.45, link=0.10),
+    "hung": _Profile((0.0, 0.0), (0.15, 0.50), (0.15, 0.50), (60, 60), (1.0, 1.0), 1.0, (0.99, 1.0), 1.0, (0.70, 0.95)),
+    "serving": _Profile((0.03, 0.22), (0.05, 0.40), (0.0, 0.0), (300, 1200), (0.60, 1.0), 0.42, (0.08, 0.75), 0.0, (0.60, 0.92), daily=0.8),
+    "notebook": _Profile((0.02, 0.20), (0.05, 0.40), (0.0, 0.0), (300, 1800), (0.08, 0.25), 0.9, (0.20, 0.95), 0.0, (0.05, 0.50)),
+    "parked": _Profile((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (60, 60), (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, (0.20, 0.90)),
+    "debug": _Profile((0.15, 0.60), (0.30, 0.85), (0.0, 0.20), (5, 60), (0.40, 0.80), 0.9, (0.70, 1.0), 0.0, (0.05, 0.60)),
 }  # fmt: skip
 
 
@@ -67,17 +82,11 @@ class Load:
         self._rng = np.random.default_rng([seed, 3])
         self.owner = np.zeros(gpus, np.int64)
         self.memory = np.zeros(gpus)
-        self._on = np.zeros(gpus)
-        self._off = np.zeros(gpus)
         self._period_s = np.ones(gpus)
         self._phase = np.zeros(gpus)
-        self._duty = np.zeros(gpus)
-        self._busy = np.zeros(gpus)
-        self._used_on = np.zeros(gpus)
-        self._used_off = np.zeros(gpus)
-        self._warp = np.ones(gpus)
-        self._fp64 = np.zeros(gpus)
-        self._link = np.zeros(gpus)
+        names = ("tensor", "sm", "rest_sm", "duty", "busy", "used", "rest_used", "fp64", "link",
+                 "daily")  # fmt: skip
+        self._level: dict[str, F64] = {name: np.zeros(gpus) for name in names}
 
     def start(self, job: Job) -> NDArray[np.int64]:
         """Gives a job's GPUs to it; returns their indices."""
@@ -87,19 +96,19 @@ class Load:
         if profile is None:
             self._rest(gpus)
             return gpus
-        rng, count = self._rng, len(gpus)
+        rng, level = self._rng, self._level
         # 1 % between ranks: they do the same work on different data.
-        level = rng.uniform(*profile.tensor) * rng.normal(1.0, 0.01, count)
-        self._on[gpus] = np.clip(level, 0.0, 0.95)
-        self._off[gpus] = self._on[gpus] * profile.rest
+        ranks = rng.uniform(*profile.tensor) * rng.normal(1.0, 0.01, len(gpus))
+        level["tensor"][gpus] = np.clip(ranks, 0.0, 0.95)
+        level["sm"][gpus] = np.maximum(rng.uniform(*profile.sm), level["tensor"][gpus])
+        level["rest_sm"][gpus] = rng.uniform(*profile.rest_sm)
         self._period_s[gpus] = rng.uniform(*profile.period_s)
         self._phase[gpus] = rng.random()
-        self._duty[gpus] = rng.uniform(*profile.duty)
-        self._busy[gpus] = profile.busy
-        self._used_on[gpus] = rng.uniform(*profile.utilization)
-        self._used_off[gpus] = profile.rest_utilization
-        self._warp[gpus] = rng.uniform(1.05, 1.35)
-        self._fp64[gpus], self._link[gpus] = profile.fp64, profile.link
+        level["duty"][gpus] = rng.uniform(*profile.duty)
+        level["busy"][gpus], level["daily"][gpus] = profile.busy, profile.daily
+        level["used"][gpus] = min(1.0, rng.uniform(*profile.utilization))
+        level["rest_used"][gpus] = level["used"][gpus] * profile.rest_utilization
+        level["fp64"][gpus], level["link"][gpus] = profile.fp64, profile.link
         self.memory[gpus] = rng.uniform(*profile.memory)
         return gpus
 
@@ -111,35 +120,45 @@ class Load:
         return gpus
 
     def _rest(self, gpus: NDArray[np.int64]) -> None:
-        for column in (
-            self._on, self._off, self._duty, self._busy, self._used_on, self._used_off, self.memory,
-            self._fp64, self._link,
-        ):  # fmt: skip
+        for column in (*self._level.values(), self.memory):
             column[gpus] = 0.0
 
-    def activity(self, time_s: float) -> Activity:
-        """What the GPUs do in the tick that ends at a time in seconds since the site's start."""
-        rng, count = self._rng, len(self.owner)
+    def activity(self, time_s: float, people: float = 1.0) -> Activity:
+        """What the GPUs do in the tick that ends at a time in seconds since the site's start.
+
+        `people` is the working day's activity relative to its mean.
+        """
+        level, rng, count = self._level, self._rng, len(self.owner)
         phase = time_s / self._period_s + self._phase
         phase -= np.floor(phase)
-        on = phase < self._duty
-        on &= rng.random(count, np.float32) < self._busy
+        on = phase < level["duty"]
+        busy = level["busy"] * (1.0 + level["daily"] * (people - 1.0))
+        on &= rng.random(count, np.float32) < busy
         noise = rng.standard_normal(count, np.float32) * np.float32(0.03) + np.float32(1.0)
-        tensor = np.asarray(np.where(on, self._on, self._off) * noise, np.float64)
+        return self._working(on, noise.astype(np.float64))
+
+    def _working(self, on: Bool | F64, noise: F64 | float) -> Activity:
+        level = self._level
+        tensor = np.where(on, level["tensor"], 0.0) * noise
         np.clip(tensor, 0.0, 0.98, out=tensor)
         # The driver reports whole percents, and what is active is decided on those.
-        utilization = np.where(on, self._used_on, self._used_off)
-        np.round(utilization, 2, out=utilization)
-        sm = tensor * self._warp
-        sm += np.where(utilization > 0, 0.06, 0.0) * utilization
-        fp64 = np.where(on, self._fp64, 0.0)
-        sm += fp64
-        np.minimum(sm, 1.0, out=sm)
-        dram = sm * 0.62
+        utilization = np.where(on, level["used"], level["rest_used"])
+        utilization *= 1.0 + (noise - 1.0) * _UTILIZATION_NOISE
+        np.minimum(np.round(utilization, 2, out=utilization), 1.0, out=utilization)
+        fp64 = np.where(on, level["fp64"], 0.0)
+        sm = np.where(on, level["sm"], level["rest_sm"]) * noise
+        np.clip(np.maximum(sm, tensor), 0.0, 1.0, out=sm)
+        dram = tensor * 0.55 + fp64 * 0.8 + sm * 0.08
         loaded = self.memory > 0
-        # Ranks exchange gradients in the off-phase of a step, parameters in the on-phase.
-        link = np.where(on, 0.6 * self._link, self._link) * (utilization > 0)
+        link = np.where(on, 0.6 * level["link"], level["link"]) * (utilization > 0)
         return Activity(tensor, sm, dram, utilization, loaded, fp64, link)
+
+    def phases(self) -> tuple[Activity, Activity, F64]:
+        """Both phases without noise, and the share of time that each GPU works: what a long
+        time comes to."""
+        everywhere = np.ones(len(self.owner), np.bool_)
+        share = self._level["duty"] * self._level["busy"]
+        return self._working(everywhere, 1.0), self._working(~everywhere, 1.0), share
 
 
 def gpu_indices(job: Job) -> NDArray[np.int64]:

@@ -81,7 +81,10 @@ class PhysicalMeter:
         for number in list(self._since):
             self._release(number, end_us)
         held = self._held_us.copy()
-        self._hold(_NOBODY, len(self._code), fleet.start_us, end_us)
+        for entry in fleet.entries:
+            from_us = max(fleet.start_us, entry.from_us)
+            to_us = end_us if entry.to_us is None else min(end_us, entry.to_us)
+            self._hold(_NOBODY, len(entry.slots), from_us, to_us)
         for (hour, _), gpu_us in held.items():
             self._held_us[hour, _NOBODY] -= gpu_us
         header = PhysicalHeader(

@@ -36,6 +36,7 @@ class Physics:
     ) -> None:
         self._hw = hardware
         g = len(hardware.gpm)
+        self._rng = np.random.default_rng([seed, 14])
         self.effects = effects or Effects((), ())
         self.slowed = np.zeros(g, np.bool_)
         self._hardware_slowed = np.zeros(g, np.bool_)
@@ -54,10 +55,10 @@ class Physics:
     def _electric(self, activity: Activity) -> tuple[F64, Bool, F64]:
         """Clock in MHz, whether the cap holds it down, and power in W to the mW."""
         hw, effects = self._hw, self.effects
-        share = activity.sm * 0.28
-        share += activity.tensor * 1.02
+        share = activity.sm * 0.06
+        share += activity.tensor * 1.35
         share += activity.dram * 0.25
-        share += activity.fp64 * 0.55
+        share += activity.fp64 * 0.5
         dynamic = hw.dynamic_w * share
         base = np.where(activity.loaded, hw.ready_w, hw.sleep_w)
         limit_w = hw.limit_w * effects.limit if effects.any else hw.limit_w
@@ -74,10 +75,15 @@ class Physics:
         slower = clock != hw.max_clock_mhz
         dynamic[slower] *= (clock[slower] / hw.max_clock_mhz[slower]) ** _CLOCK_EXPONENT
         clock = np.where(activity.loaded, clock, hw.sleep_clock_mhz)
-        power = np.round((base + dynamic) * 1000) / 1000
+        power = (base + dynamic) * self._swing()
+        power = np.round(power * 1000) / 1000
         if effects.any:
             power[effects.dead | effects.off_bus] = 0.0
         return clock, capped & activity.loaded, power
+
+    def _swing(self) -> F64:
+        noise = self._rng.standard_normal(len(self.slowed), np.float32)
+        return np.exp(noise * self._hw.swing)
 
     def _stopped(self) -> Bool:
         """GPUs that do nothing: off the bus, or without power."""

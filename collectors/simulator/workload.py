@@ -20,7 +20,7 @@ from collectors.contract.identity import slot_text
 from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.topics import Allocation, Subject
 from collectors.simulator.calendar_time import SiteCalendar
-from collectors.simulator.classes import CLASSES, MAINTENANCE, OUTCOMES, JobClass
+from collectors.simulator.classes import CLASSES, MAINTENANCE, OUTCOMES, TRAINING, JobClass
 from collectors.simulator.pool import FULL, Pool
 from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.tenants import Tenant, make_tenants
@@ -28,8 +28,11 @@ from collectors.simulator.tenants import Tenant, make_tenants
 SOURCE = "sim"
 _REPAIRED, _SERVICED = 1 / 200, 1 / 25
 """Share of the nodes that somebody works on, always and in the weekly service window."""
-TARGET, CEILING = 0.80, 0.84
-"""Share of the GPUs at which starting stops, and that no start goes beyond."""
+_BACKFILL = 0.1
+"""Of the target: how far beyond its share a class may fill what a waiting one leaves."""
+TARGET, _TRAINING_TARGET, _OVER = 0.80, 0.68, 0.04
+"""Share of the GPUs at which starting stops, and how far beyond it a start may go."""
+CEILING = TARGET + _OVER
 _S = 1_000_000
 _WAKE_US = 600 * _S
 """A scheduler looks again at least this often: shares move with the day."""
@@ -88,7 +91,10 @@ class Workload:
         }
         self._total = len(self._entries) * GPUS_PER_NODE
         self._waiting: dict[str, tuple[int, int]] = {}
-        self._held: dict[str, int] = {klass.name: 0 for klass in (*CLASSES, MAINTENANCE)}
+        training = inventory.name.startswith("training:")
+        self._classes = TRAINING if training else CLASSES
+        self._target = _TRAINING_TARGET if training else TARGET
+        self._held: dict[str, int] = {klass.name: 0 for klass in (*self._classes, MAINTENANCE)}
         self._serial = 0
         self._events: list[tuple[int, int, Job | None]] = []
         self._log: list[Change] = []
@@ -202,7 +208,7 @@ class Workload:
                 break
         stuck: set[str] = set()
         activity = self._calendar.activity(time_us)
-        while self.allocated < TARGET * self._total:
+        while self.allocated < self._target * self._total:
             klass = self._neediest(stuck, activity)
             if klass is None:
                 return
@@ -210,17 +216,18 @@ class Workload:
                 stuck.add(klass.name)
 
     def _neediest(self, stuck: set[str], activity: float) -> JobClass | None:
-        target = TARGET * self._total
+        target = self._target * self._total
         lacks = [
             (
                 klass.share * (1 + klass.daily * (activity - 1)) * target - self._held[klass.name],
                 klass,
             )
-            for klass in CLASSES
+            for klass in self._classes
             if klass.name not in stuck
         ]
         lack, klass = max(lacks, key=lambda pair: pair[0], default=(0.0, None))
-        return klass if lack > 0 else None
+        # While a large one waits for room, others may go beyond their share.
+        return klass if lack > -_BACKFILL * target else None
 
     def _size(self, klass: JobClass) -> int:
         size = int(self._rng.choice(klass.sizes, p=klass.odds))
@@ -230,7 +237,10 @@ class Workload:
     def _start(self, klass: JobClass, time_us: int, *, steady: bool) -> bool:
         # What finds no room waits as it is, and keeps its place in the queue.
         since_us, gpus = self._waiting.setdefault(klass.name, (time_us, self._size(klass)))
-        if klass is not MAINTENANCE and self.allocated + gpus > CEILING * self._total:
+        if (
+            klass is not MAINTENANCE
+            and self.allocated + gpus > (self._target + _OVER) * self._total
+        ):
             return False
         order: list[int] = self._rng.permutation(len(self._pools)).tolist()
         for which in order:

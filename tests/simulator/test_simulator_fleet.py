@@ -78,7 +78,7 @@ def test_labels_come_first_on_change_and_once_a_minute(interval_s: float):
 
 
 def test_a_job_s_start_and_end_begin_a_label_epoch_where_it_runs():
-    fleet = Fleet(make_site("demo"), 1, START_US)
+    fleet = Fleet(make_site("demo"), 4, START_US)
     fleet.step()
     epochs: dict[str, int] = {}
     changes = 0
