@@ -107,6 +107,11 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     disk_budget_gb: Annotated[
         float, setting("GB that the embedded series store may take.", ge=0.1)
     ] = 20.0
+    past_days: Annotated[
+        float,
+        setting("Days of past that `up` gives a simulated site's empty books; 0 none.", ge=0,
+                le=400),
+    ] = 31.0  # fmt: skip
     live_history_min: Annotated[
         float, setting("Minutes of live figures kept for the charts.", ge=1, le=120)
     ] = 15.0

@@ -18,16 +18,17 @@ from collectors.simulator.calendar_time import SiteCalendar
 from collectors.simulator.effects import Effects, Happening
 from collectors.simulator.hardware import I64, Bool, Hardware, make_hardware
 from collectors.simulator.identities import make_identities
+from collectors.simulator.jobs import Change, Job
 from collectors.simulator.load import Load
 from collectors.simulator.physics import Physics
 from collectors.simulator.report import Report
 from collectors.simulator.scenario import FaultEvent, gpus_of
 from collectors.simulator.senders import Senders
 from collectors.simulator.sensors import Sensors
-from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.sites import GPUS_PER_NODE, entries_from
 from collectors.simulator.state import Truth
 from collectors.simulator.wander import Wander
-from collectors.simulator.workload import Change, Job, Workload, entries_from
+from collectors.simulator.workload import Workload
 
 PHASE_SHARE = 0.4
 """Nodes tick within this first part of an interval, each at a phase of its own."""

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectors.simulator.hardware import F64, Bool
+from collectors.simulator.jobs import Job
 from collectors.simulator.sites import GPUS_PER_NODE
-from collectors.simulator.workload import Job
-
 
 _UTILIZATION_NOISE = 0.2
 """Of the activity's own noise: utilisation says nearly the same all the time."""
@@ -135,10 +134,11 @@ class Load:
         busy = level["busy"] * (1.0 + level["daily"] * (people - 1.0))
         on &= rng.random(count, np.float32) < busy
         noise = rng.standard_normal(count, np.float32) * np.float32(0.03) + np.float32(1.0)
-        return self._working(on, noise.astype(np.float64))
+        return self._working(level, self.memory > 0, on, noise.astype(np.float64))
 
-    def _working(self, on: Bool | F64, noise: F64 | float) -> Activity:
-        level = self._level
+    def _working(
+        self, level: dict[str, F64], loaded: Bool, on: Bool, noise: F64 | float
+    ) -> Activity:
         tensor = np.where(on, level["tensor"], 0.0) * noise
         np.clip(tensor, 0.0, 0.98, out=tensor)
         # The driver reports whole percents, and what is active is decided on those.
@@ -149,16 +149,16 @@ class Load:
         sm = np.where(on, level["sm"], level["rest_sm"]) * noise
         np.clip(np.maximum(sm, tensor), 0.0, 1.0, out=sm)
         dram = tensor * 0.55 + fp64 * 0.8 + sm * 0.08
-        loaded = self.memory > 0
         link = np.where(on, 0.6 * level["link"], level["link"]) * (utilization > 0)
         return Activity(tensor, sm, dram, utilization, loaded, fp64, link)
 
-    def phases(self) -> tuple[Activity, Activity, F64]:
-        """Both phases without noise, and the share of time that each GPU works: what a long
-        time comes to."""
-        everywhere = np.ones(len(self.owner), np.bool_)
-        share = self._level["duty"] * self._level["busy"]
-        return self._working(everywhere, 1.0), self._working(~everywhere, 1.0), share
+    def phases(self, gpus: NDArray[np.int64]) -> tuple[Activity, Activity, F64]:
+        """Both phases of some GPUs without noise, and the share of time in which each works:
+        what a long time comes to."""
+        level = {name: column[gpus] for name, column in self._level.items()}
+        loaded, on = self.memory[gpus] > 0, np.ones(len(gpus), np.bool_)
+        working = self._working(level, loaded, on, 1.0)
+        return working, self._working(level, loaded, ~on, 1.0), level["duty"] * level["busy"]
 
 
 def gpu_indices(job: Job) -> NDArray[np.int64]:

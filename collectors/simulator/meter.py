@@ -9,12 +9,12 @@ import numpy as np
 from collectors.simulator.faultlog import FaultLog
 from collectors.simulator.fleet import Fleet, Tick
 from collectors.simulator.hardware import F64
+from collectors.simulator.jobs import Job
 from collectors.simulator.ledger import HOUR_US
 from collectors.simulator.load import gpu_indices
 from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.state import Truth
 from collectors.simulator.truth import FORMAT, PhysicalHeader, PhysicalRow, PhysicalTruth
-from collectors.simulator.workload import Job
 
 _Owner = tuple[str, str, str]
 _NOBODY: _Owner = ("unallocated", "", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from collectors.simulator.effects import Effects
+from collectors.simulator.electric import Electric, board_of, electric
 from collectors.simulator.hardware import F64, I64, Bool, Hardware
 from collectors.simulator.heat import Heat
 from collectors.simulator.load import Activity
@@ -16,9 +17,6 @@ from collectors.simulator.meters import Meters
 from collectors.simulator.report import Column, Report
 from collectors.simulator.state import Now, Truth
 
-_CLOCK_STEP_MHZ = 15.0
-_CLOCK_EXPONENT = 2.4
-"""Dynamic power goes with f·V², and V nearly with f."""
 _SLOWDOWN_MARGIN_C, _RECOVERED_MARGIN_C, _HARDWARE_MARGIN_C = 1.0, 4.0, -2.0
 _SLOWED, _HARDWARE_SLOWED = 0.8, 0.5
 """Clocks that software and hardware thermal slowdown leave, relative to the highest."""
@@ -34,7 +32,7 @@ class Physics:
     def __init__(
         self, hardware: Hardware, seed: int, first: Activity, effects: Effects | None = None
     ) -> None:
-        self._hw = hardware
+        self._hw, self._board = hardware, board_of(hardware)
         g = len(hardware.gpm)
         self._rng = np.random.default_rng([seed, 14])
         self.effects = effects or Effects((), ())
@@ -52,34 +50,21 @@ class Physics:
         """The records' values after the last step."""
         return self.report.columns
 
-    def _electric(self, activity: Activity) -> tuple[F64, Bool, F64]:
-        """Clock in MHz, whether the cap holds it down, and power in W to the mW."""
-        hw, effects = self._hw, self.effects
-        share = activity.sm * 0.06
-        share += activity.tensor * 1.35
-        share += activity.dram * 0.25
-        share += activity.fp64 * 0.5
-        dynamic = hw.dynamic_w * share
-        base = np.where(activity.loaded, hw.ready_w, hw.sleep_w)
-        limit_w = hw.limit_w * effects.limit if effects.any else hw.limit_w
-        room = np.maximum(limit_w - base, 1.0)
-        capped = dynamic > room
-        ratio = np.ones(len(base))
-        ratio[capped] = (room[capped] / dynamic[capped]) ** (1 / _CLOCK_EXPONENT)
-        ratio[self.slowed] *= _SLOWED
-        ratio[self._hardware_slowed] *= _HARDWARE_SLOWED
+    def _electric(self, activity: Activity) -> Electric:
+        """With the limits of now; power as a second's mean, to the mW."""
+        effects = self.effects
+        most = np.ones(len(self.slowed))
+        most[self.slowed] = _SLOWED
+        most[self._hardware_slowed] = _HARDWARE_SLOWED
+        board = self._board
         if effects.any:
-            np.minimum(ratio, effects.clock, out=ratio)
-        clock = np.floor(hw.max_clock_mhz * ratio / _CLOCK_STEP_MHZ) * _CLOCK_STEP_MHZ
-        np.maximum(clock, hw.sleep_clock_mhz, out=clock)
-        slower = clock != hw.max_clock_mhz
-        dynamic[slower] *= (clock[slower] / hw.max_clock_mhz[slower]) ** _CLOCK_EXPONENT
-        clock = np.where(activity.loaded, clock, hw.sleep_clock_mhz)
-        power = (base + dynamic) * self._swing()
-        power = np.round(power * 1000) / 1000
+            np.minimum(most, effects.clock, out=most)
+            board = board._replace(limit_w=board.limit_w * effects.limit)
+        clock_mhz, capped, power_w = electric(board, activity, most)
+        power_w = np.round(power_w * self._swing() * 1000) / 1000
         if effects.any:
-            power[effects.dead | effects.off_bus] = 0.0
-        return clock, capped & activity.loaded, power
+            power_w[effects.dead | effects.off_bus] = 0.0
+        return Electric(clock_mhz, capped, power_w)
 
     def _swing(self) -> F64:
         noise = self._rng.standard_normal(len(self.slowed), np.float32)

@@ -125,3 +125,9 @@ def make_site(name: str) -> Inventory:
         clock_basis="tensor boost clock",
         nodes=nodes or tuple(node for hall in halls for node in _nodes(hall)),
     )
+
+
+def entries_from(inventory: Inventory, start_us: int) -> list[InstalledNode]:
+    """All entries that hold at a time or will later, in map order."""
+    entries = [node for node in inventory.nodes if node.to_us is None or node.to_us > start_us]
+    return sorted(entries, key=lambda node: (node.hall, node.rack, node.name))

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from collectors.contract.identity import slot_text
-from collectors.contract.inventory import InstalledNode, Inventory
+from collectors.contract.inventory import Inventory
 from collectors.contract.topics import Allocation, Subject
 from collectors.simulator.calendar_time import SiteCalendar
 from collectors.simulator.classes import CLASSES, MAINTENANCE, OUTCOMES, TRAINING, JobClass
+from collectors.simulator.jobs import Change, Job
 from collectors.simulator.pool import FULL, Pool
-from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.sites import GPUS_PER_NODE, entries_from
 from collectors.simulator.tenants import Tenant, make_tenants
 
 SOURCE = "sim"
@@ -36,33 +35,6 @@ CEILING = TARGET + _OVER
 _S = 1_000_000
 _WAKE_US = 600 * _S
 """A scheduler looks again at least this often: shares move with the day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One claim on whole GPUs.  `holds` pairs a node's index with a bit mask of its slots."""
-
-    number: int
-    id: str
-    klass: JobClass
-    tenant: str
-    project: str
-    holds: tuple[tuple[int, int], ...]
-    gpus: int
-    submitted_us: int
-    start_us: int
-    end_us: int
-    outcome: str = ""
-    """How it ends if nothing comes between: one of `OUTCOMES`, "" for maintenance."""
-
-
-class Change(NamedTuple):
-    """A job started or ended at a time; `outcome` is how, where it ended."""
-
-    time_us: int
-    job: Job
-    started: bool
-    outcome: str = ""
 
 
 class Workload:
@@ -100,11 +72,12 @@ class Workload:
         self._log: list[Change] = []
         self.running: dict[int, Job] = {}
         self._absent: dict[int, int] = {}
+        self._ends = {entry.to_us for entry in self._entries if entry.to_us is not None}
         for node, entry in enumerate(self._entries):
             if entry.from_us > start_us:
                 self._leave_out(node, entry.from_us)
-            if entry.to_us is not None:
-                self._push(entry.to_us, None)
+        for to_us in sorted(self._ends):
+            self._push(to_us, None)
         self._fill(start_us, steady=True)
         self._push(start_us + _WAKE_US, None)
         self._woken_us = start_us
@@ -132,7 +105,8 @@ class Workload:
             pool, position = self._places[node]
             pool.give(position, FULL)
             self._total += GPUS_PER_NODE
-        self._retire(time_us)
+        if any(to_us <= time_us for to_us in self._ends):
+            self._retire(time_us)
         self._fill(time_us, steady=False)
         if time_us >= self._woken_us + _WAKE_US:
             self._woken_us = time_us
@@ -147,6 +121,7 @@ class Workload:
 
     def _retire(self, time_us: int) -> None:
         """Takes nodes out whose time is over; what ran there ends."""
+        self._ends = {to_us for to_us in self._ends if to_us > time_us}
         for node, entry in enumerate(self._entries):
             if entry.to_us is not None and entry.to_us <= time_us and node not in self._absent:
                 for job in list(self.running.values()):
@@ -299,9 +274,3 @@ class Workload:
         tenant = tenants[int(len(tenants) * float(self._rng.random()) ** 2)]
         project = tenant.projects[int(self._rng.integers(len(tenant.projects)))]
         return tenant.name, project
-
-
-def entries_from(inventory: Inventory, start_us: int) -> list[InstalledNode]:
-    """All entries that hold at a time or will later, in map order."""
-    entries = [node for node in inventory.nodes if node.to_us is None or node.to_us > start_us]
-    return sorted(entries, key=lambda node: (node.hall, node.rack, node.name))

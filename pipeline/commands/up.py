@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
+from collectors.contract.record import Origin
 from collectors.contract.source import BackendUnavailableError, Source, SourceOptions
 from collectors.kit.clock import Clock, SystemClock
 from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import Stage, run_stages, stop_signals
 from collectors.kit.options import parse_speed, setting_options
-from pipeline.commands import stages
+from pipeline.commands import past, stages
 from pipeline.commands.wiring import Installation, install, inventory_of, load_settings, make_source
 from pipeline.settings import Settings
 
@@ -99,7 +100,10 @@ async def run(installation: Installation, source: Source, said: Callable[[str], 
 
 def _stages(installation: Installation, source: Source, said: Callable[[str], None]) -> list[Stage]:
     """In the order in which data flows."""
-    roles = stages.role_stages(installation, stages.ROLES)
+    roles = [
+        _after_the_past(stage, installation, source) if stage.name == "books" else stage
+        for stage in stages.role_stages(installation, stages.ROLES)
+    ]
     app = stages.make_app(installation, installation.board("serve"), installation.usage())
     return [
         stages.source_stage(source, installation),
@@ -108,6 +112,20 @@ def _stages(installation: Installation, source: Source, said: Callable[[str], No
         stages.health_stage(installation),
         stages.serve_stage(app, installation, said),
     ]
+
+
+def _after_the_past(stage: Stage, installation: Installation, source: Source) -> Stage:
+    """The books of a simulated site go on from a past; those of a real one never have one."""
+    settings = installation.settings
+    simulated = source.origin is Origin.SIMULATED and settings.site is not None
+    if not simulated or settings.past_days <= 0:
+        return stage
+
+    async def run(stop: asyncio.Event) -> None:
+        await past.in_background(settings, stop)
+        await stage.run(stop)
+
+    return Stage(stage.name, run)
 
 
 def _has_display() -> bool:

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from collectors.contract.topics import Allocation
+from collectors.simulator.jobs import Change
 from collectors.simulator.sites import make_site
 from collectors.simulator.tenants import make_tenants
-from collectors.simulator.workload import CEILING, Change, Workload
+from collectors.simulator.workload import CEILING, Workload
 
 START_US = 1_800_000_000_000_000
 HOUR_US = 3_600_000_000

@@ -1,0 +1,5 @@
+"""`python -m collectors`: the command, where its script is not on the path."""
+
+from collectors.cli import main
+
+main()
