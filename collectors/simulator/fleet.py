@@ -151,9 +151,10 @@ class Fleet:
         dt_us = time_us - self._before_us if self._tick else np.zeros_like(time_us)
         self._before_us = time_us
         due_us = self.start_us + self._tick * self.interval_us
-        happened = self.effects.advance(due_us - self.start_us)
+        # What holds over the tick is what held when it began.
+        happened = self.effects.advance(due_us - self.start_us - self.interval_us)
         events = [event for one in happened for event in self._happen(one)]
-        self._break_counters(due_us - self.start_us)
+        self._break_counters(due_us - self.start_us - self.interval_us)
         self._apply(self.workload.changes(due_us))
         back = self._presence(due_us)
         people = self._calendar.activity(due_us)
@@ -208,7 +209,7 @@ class Fleet:
     def _presence(self, due_us: int) -> Bool:
         """Brings up to date who is silent; returns the nodes whose agents begin a new run now."""
         unpowered = self.effects.dead.reshape(-1, GPUS_PER_NODE).all(axis=1)
-        silent = (due_us < self._away_until_us) | unpowered
+        silent = (due_us - self.interval_us < self._away_until_us) | unpowered
         silent |= (due_us < self._from_us) | (due_us >= self._to_us)
         back = self._silent & ~silent
         if back.any():
@@ -244,7 +245,7 @@ class Fleet:
         wander = {name: metric.column(self._tick) for name, metric in self._wander.items()}
         columns = {**report.columns, **wander}
         if self._sensors.any:
-            columns = self._sensors.apply(columns, self._tick * self.interval_us)
+            columns = self._sensors.apply(columns, (self._tick - 1) * self.interval_us)
         silent = self._silent | self.hardware.dark
         found = self._senders.send(
             self._tick,

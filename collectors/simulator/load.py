@@ -152,13 +152,14 @@ class Load:
         link = np.where(on, 0.6 * level["link"], level["link"]) * (utilization > 0)
         return Activity(tensor, sm, dram, utilization, loaded, fp64, link)
 
-    def phases(self, gpus: NDArray[np.int64]) -> tuple[Activity, Activity, F64]:
-        """Both phases of some GPUs without noise, and the share of time in which each works:
-        what a long time comes to."""
-        level = {name: column[gpus] for name, column in self._level.items()}
-        loaded, on = self.memory[gpus] > 0, np.ones(len(gpus), np.bool_)
-        working = self._working(level, loaded, on, 1.0)
-        return working, self._working(level, loaded, ~on, 1.0), level["duty"] * level["busy"]
+    def phases(self, gpus: NDArray[np.int64]) -> tuple[Activity, F64]:
+        """Both phases of K GPUs without noise, the on-phases first (columns of 2K), and the share
+        of time in which each works: what a long time comes to."""
+        both, on = np.concatenate((gpus, gpus)), np.zeros(2 * len(gpus), np.bool_)
+        on[: len(gpus)] = True
+        level = {name: column[both] for name, column in self._level.items()}
+        share = (level["duty"] * level["busy"])[: len(gpus)]
+        return self._working(level, self.memory[both] > 0, on, 1.0), share
 
 
 def gpu_indices(job: Job) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.inventory import Inventory
 from collectors.simulator.electric import Board, board_of, electric
-from collectors.simulator.hardware import F64, I64, Hardware, make_hardware
+from collectors.simulator.hardware import F64, I64, Bool, Hardware, make_hardware
 from collectors.simulator.jobs import Change
 from collectors.simulator.load import Load, gpu_indices
 from collectors.simulator.meters import ACTIVE_UTILIZATION, ESTIMATE_K
@@ -64,24 +64,22 @@ class _Rates:
 
     def renew(self, gpus: NDArray[np.int64]) -> None:
         """Takes over what the load now says of some GPUs."""
-        board = Board(*(column[gpus] for column in self._board))
-        working, resting, share = self._load.phases(gpus)
-        most = np.ones(len(gpus))
-        on, off = electric(board, working, most), electric(board, resting, most)
-        per_mhz = self._hw.flop_per_mhz_us[gpus] * 1e-9
-        rest = 1.0 - share
-        self.power_w[gpus] = share * on.power_w + rest * off.power_w
-        self.gflop[gpus] = per_mhz * (
-            share * working.tensor * on.clock_mhz + rest * resting.tensor * off.clock_mhz
-        )
-        used = share * working.utilization * on.clock_mhz
-        self.estimated[gpus] = (
-            per_mhz * ESTIMATE_K * (used + rest * resting.utilization * off.clock_mhz)
-        )
-        self.active[gpus] = share * (working.utilization >= ACTIVE_UTILIZATION) + rest * (
-            resting.utilization >= ACTIVE_UTILIZATION
-        )
-        self.capped[gpus] = share * on.capped + rest * off.capped
+        activity, share = self._load.phases(gpus)
+        both = np.concatenate((gpus, gpus))
+        board = Board(*(column[both] for column in self._board))
+        done = electric(board, activity, np.ones(len(both)))
+        active = activity.utilization >= ACTIVE_UTILIZATION
+        clocks = self._hw.flop_per_mhz_us[both] * 1e-9 * done.clock_mhz
+        self.power_w[gpus] = _mean(done.power_w, share)
+        self.gflop[gpus] = _mean(clocks * activity.tensor, share)
+        self.estimated[gpus] = _mean(clocks * activity.utilization, share) * ESTIMATE_K
+        self.active[gpus] = _mean(active, share)
+        self.capped[gpus] = _mean(done.capped, share)
+
+
+def _mean(both: F64 | Bool, share: F64) -> F64:
+    """The mean of columns of 2K over the phases: the first K for `share` of the time."""
+    return both[: len(share)] * share + both[len(share) :] * (1.0 - share)
 
 
 class _Pieces:
