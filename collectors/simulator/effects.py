@@ -56,6 +56,8 @@ class Effects:
             _Active(event, np.array(gpus_of(event, entries), np.intp))
             for event in of_family(events, Family.HARDWARE)
         ]
+        self.thermal = any(fault.event.kind.name in THERMAL for fault in self._faults)
+        """Whether there are cooling faults among them."""
         self.inlet_k: F64 = np.zeros(g)
         self.resistance: F64 = np.ones(g)
         self.limit: F64 = np.ones(g)

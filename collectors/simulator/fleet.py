@@ -117,7 +117,7 @@ class Fleet:
         self._pending = self.workload.changes(start_us)
         for change in self._pending:
             self._load.start(change.job)
-        self._physics = Physics(self.hardware, seed, self._load.activity(0.0), self.effects)
+        self.physics = Physics(self.hardware, seed, self._load.activity(0.0), self.effects)
         known = Report.fixed | Report.renewed | NEVER
         self._wander = {m.name: Wander(m, gpus, seed) for m in CATALOGUE if m.name not in known}
         metrics = [metric.name for metric in CATALOGUE if metric.name not in NEVER]
@@ -160,7 +160,7 @@ class Fleet:
         people = self._calendar.activity(due_us)
         activity = self._load.activity((due_us - self.start_us) / 1e6, people)
         away = np.repeat(self._silent | back, GPUS_PER_NODE)
-        truth = self._physics.step(
+        truth = self.physics.step(
             activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE), away
         )
         changes, self._pending = self._pending, []
@@ -171,9 +171,7 @@ class Fleet:
         return tick
 
     def _moment(self, due_us: int, truth: Truth, changes: list[Change]) -> Moment:
-        now, warmer_k = self._physics.now, None
-        if now is not None and self.effects.any:
-            warmer_k = now.core_c - self._physics.heat.healthy_core_c(self.effects)
+        warmer_k = self.physics.heat.warmer_k() if self.effects.thermal else None
         return Moment(due_us, truth, changes, truth.throttled_us > 0, warmer_k)
 
     def _happen(self, one: Happening) -> list[Event]:
@@ -200,10 +198,10 @@ class Fleet:
             event = self._counter_faults.pop(0)
             gpus = np.array(gpus_of(event, self.entries), np.intp)
             if event.kind.name == "counter_reset":
-                self._physics.meters.reload_driver(gpus)
+                self.physics.meters.reload_driver(gpus)
                 self._senders.new_epochs(gpus)
             else:
-                self._physics.meters.wrap_energy(gpus, _WRAP_AT_MJ)
+                self.physics.meters.wrap_energy(gpus, _WRAP_AT_MJ)
                 self._senders.changed(set((gpus // GPUS_PER_NODE).tolist()))
 
     def _presence(self, due_us: int) -> Bool:
@@ -214,11 +212,11 @@ class Fleet:
         back = self._silent & ~silent
         if back.any():
             nodes = np.flatnonzero(back)
-            self._physics.meters.restart_agent(_gpus(nodes))
+            self.physics.meters.restart_agent(_gpus(nodes))
             self._senders.restart(nodes, due_us)
             booted = _gpus(np.flatnonzero(back & self._unpowered))
             if len(booted):
-                self._physics.meters.reload_driver(booted)
+                self.physics.meters.reload_driver(booted)
                 self._senders.new_epochs(booted)
         self._silent = silent
         self._unpowered = (self._unpowered | unpowered) & silent
@@ -240,7 +238,7 @@ class Fleet:
         events: list[Event],
         facility: list[FacilityReading],
     ) -> Tick:
-        report = self._physics.report
+        report = self.physics.report
         skip = Report.fixed if self._tick and not report.fixed_changed else frozenset[str]()
         wander = {name: metric.column(self._tick) for name, metric in self._wander.items()}
         columns = {**report.columns, **wander}
@@ -269,7 +267,7 @@ class Fleet:
         """The inlet of every rack, every 10 s."""
         if self._tick % max(1, round(FACILITY_S * 1e6 / self.interval_us)):
             return []
-        inlet_c = self._physics.heat.inlet_c[::GPUS_PER_NODE]
+        inlet_c = self.physics.heat.inlet_c[::GPUS_PER_NODE]
         racks: dict[str, list[float]] = {}
         for entry, value in zip(self.entries, inlet_c.tolist(), strict=True):
             racks.setdefault(entry.rack, []).append(value)

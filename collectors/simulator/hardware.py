@@ -47,7 +47,7 @@ class ModelFigures:
     """Relative bound of the FLOP measurement (3 % by GPM, 10 % by DCGM's tensor-active)."""
 
 
-_POWER_W = {"Hopper": (72.0, 120.0), "HopperLarge": (78.0, 125.0), "Ampere": (64.3, 86.0)}
+_POWER_W = {"Hopper": (72.0, 120.0), "HopperLarge": (78.0, 125.0), "Ampere": (64.3, 85.6)}
 _MEMORY_MHZ = {"Hopper": 2619.0, "HopperLarge": 3201.0, "Ampere": 1593.0}
 
 
@@ -141,7 +141,7 @@ def _resistance(rng: np.random.Generator, gpm: Bool, hot: Bool) -> F64:
 def _inlet_c(rng: np.random.Generator, entries: list[InstalledNode]) -> F64:
     """Air or coolant as it comes in, per GPU: each rack has its own."""
     racks = _racks(entries)
-    return np.repeat(rng.normal(22.0, 1.5, int(racks.max()) + 1)[racks], GPUS_PER_NODE)
+    return np.repeat(rng.normal(22.0, 1.8, int(racks.max()) + 1)[racks], GPUS_PER_NODE)
 
 
 def _racks(entries: list[InstalledNode]) -> NDArray[np.intp]:
@@ -197,6 +197,6 @@ def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
         fast_s=rng.uniform(1.0, 3.0, g) * np.where(gpm, 1.0, 4.0),
         swing=np.where(gpm, 0.006, 0.04),
         slow_s=rng.uniform(30.0, 60.0, g),
-        memory_share=np.full(g, 0.55),
-        memory_rise_k=rng.normal(19.0, 1.8, g),
+        memory_share=np.full(g, 0.62),
+        memory_rise_k=rng.normal(18.3, 2.2, g),
     )

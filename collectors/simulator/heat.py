@@ -16,56 +16,81 @@ FAST_SHARE = 0.6
 _INLET_S = 600.0
 """Time constant of a rack's own disturbance of its inlet, K of its spread below."""
 _INLET_SPREAD_K = 0.5
+_LOOP_S = 60.0
+"""How fast a rack's coolant or air follows what warms it, and comes back."""
 _DAY_S, _DAY_SWING_K = 86_400.0, 0.8
 """The building's coolant swings with the day."""
 
 
-class Heat:
-    """Lagged temperatures; `inlet_c` is what comes in now, per GPU."""
+class _Rise:
+    """Rise of G cores over what comes in, as the sum of two lags, in K."""
 
-    def __init__(self, hardware: Hardware, seed: int, power_w: F64) -> None:
+    def __init__(self, hardware: Hardware, power_w: F64) -> None:
+        self._hw = hardware
+        self._fast_k = hardware.resistance_k_per_w * FAST_SHARE * power_w
+        self._slow_k = hardware.resistance_k_per_w * (1 - FAST_SHARE) * power_w
+
+    def step(self, power_w: F64, resistance: F64 | float, keep: tuple[F64, F64]) -> None:
+        """Goes on at constant power; `keep` is what is left of each lag after the step."""
+        steady_k = self._hw.resistance_k_per_w * resistance * power_w
+        fast_k, slow_k = FAST_SHARE * steady_k, (1 - FAST_SHARE) * steady_k
+        self._fast_k = fast_k + (self._fast_k - fast_k) * keep[0]
+        self._slow_k = slow_k + (self._slow_k - slow_k) * keep[1]
+
+    @property
+    def rise_k(self) -> F64:
+        """Of the core."""
+        return self._fast_k + self._slow_k
+
+
+class Heat:
+    """Temperatures of G GPUs; `inlet_c` is what comes in now, per GPU.
+
+    `faults` says that there may be cooling faults: then a twin without them is
+    kept beside, which says how much of a temperature is theirs.
+    """
+
+    def __init__(self, hardware: Hardware, seed: int, power_w: F64, *, faults: bool) -> None:
         self._hw = hardware
         self._rng = np.random.default_rng([seed, 9])
-        self._fast_w, self._slow_w = power_w.copy(), power_w.copy()
+        self._rise = _Rise(hardware, power_w)
+        self._healthy = _Rise(hardware, power_w) if faults else self._rise
         self._rack_k = self._rng.normal(0.0, _INLET_SPREAD_K, int(hardware.rack.max()) + 1)
+        self._fault_k: F64 = np.zeros(len(power_w))
         self._time_s = 0.0
-        self.inlet_c = self._inlet(None)
+        self.inlet_c = self._undisturbed()
 
-    def _inlet(self, effects: Effects | None) -> F64:
+    def _undisturbed(self) -> F64:
         swing_k = _DAY_SWING_K * np.sin(2 * np.pi * self._time_s / _DAY_S)
-        inlet_c = self._hw.inlet_c + self._rack_k[self._hw.rack] + swing_k
-        return inlet_c + effects.inlet_k if effects is not None and effects.any else inlet_c
+        return self._hw.inlet_c + self._rack_k[self._hw.rack] + swing_k
 
     def step(self, power_w: F64, dt_s: F64, effects: Effects) -> None:
         """Goes on by `dt_s` per GPU at constant power."""
         hw = self._hw
-        self._fast_w += (power_w - self._fast_w) * -np.expm1(-dt_s / hw.fast_s)
-        self._slow_w += (power_w - self._slow_w) * -np.expm1(-dt_s / hw.slow_s)
-        step_s = float(dt_s.max(initial=0.0))
+        keep = np.exp(-dt_s / hw.fast_s), np.exp(-dt_s / hw.slow_s)
+        resistance = effects.resistance if effects.any else 1.0
+        self._rise.step(power_w, resistance, keep)
+        if self._healthy is not self._rise:
+            self._healthy.step(power_w, 1.0, keep)
+            self._fault_k += (effects.inlet_k - self._fault_k) * -np.expm1(-dt_s / _LOOP_S)
+        self._disturb(float(dt_s.max(initial=0.0)))
+        self.inlet_c = self._undisturbed() + self._fault_k
+
+    def _disturb(self, step_s: float) -> None:
         if step_s > 0:
             keep = np.exp(-step_s / _INLET_S)
             noise = self._rng.standard_normal(len(self._rack_k))
             self._rack_k = self._rack_k * keep + noise * _INLET_SPREAD_K * np.sqrt(1 - keep**2)
             self._time_s += step_s
-        self.inlet_c = self._inlet(effects)
 
-    def rise_w(self) -> F64:
-        """The power that the core's temperature stands for now, in W."""
-        return FAST_SHARE * self._fast_w + (1 - FAST_SHARE) * self._slow_w
-
-    def core_c(self, effects: Effects) -> F64:
+    def core_c(self) -> F64:
         """Core temperature in °C."""
-        rise_k = self._hw.resistance_k_per_w * self.rise_w()
-        if effects.any:
-            rise_k *= effects.resistance
-        return self.inlet_c + rise_k
+        return self.inlet_c + self._rise.rise_k
 
-    def memory_c(self, core_c: F64) -> F64:
+    def memory_c(self) -> F64:
         """Memory temperature in °C: it sits higher over the inlet, and follows power less."""
-        hw = self._hw
-        return hw.memory_share * core_c + (1 - hw.memory_share) * self.inlet_c + hw.memory_rise_k
+        return self.inlet_c + self._hw.memory_share * self._rise.rise_k + self._hw.memory_rise_k
 
-    def healthy_core_c(self, effects: Effects) -> F64:
-        """The core temperature that the same power would give without any fault."""
-        inlet_c = self.inlet_c - effects.inlet_k if effects.any else self.inlet_c
-        return inlet_c + self._hw.resistance_k_per_w * self.rise_w()
+    def warmer_k(self) -> F64:
+        """How much warmer cores are than the same power without any fault would make them."""
+        return self._fault_k + self._rise.rise_k - self._healthy.rise_k

@@ -40,7 +40,7 @@ class Physics:
         self._hardware_slowed = np.zeros(g, np.bool_)
         self._nothing = np.zeros(g, np.bool_)
         _, _, power_w = self._electric(first)
-        self.heat = Heat(hardware, seed, power_w)
+        self.heat = Heat(hardware, seed, power_w, faults=self.effects.thermal)
         self.meters = Meters(hardware, seed)
         self.report = Report(hardware, seed, power_w)
         self.now: Now | None = None
@@ -87,7 +87,7 @@ class Physics:
         clock, capped, power_w = self._electric(activity)
         dt_s = dt_us / 1e6
         self.heat.step(power_w, dt_s, self.effects)
-        core_c = self.heat.core_c(self.effects)
+        core_c = self.heat.core_c()
         margin_c = self._hw.limit_c - core_c
         slowed = self.slowed
         self.slowed = (margin_c < _SLOWDOWN_MARGIN_C) | (slowed & (margin_c < _RECOVERED_MARGIN_C))
@@ -103,5 +103,19 @@ class Physics:
         self.now = now
         truth = self.meters.step(now, dt_us, stopped, away if away is not None else self._nothing,
                                  self.effects)  # fmt: skip
-        self.report.renew(now, self.meters, memory, self.heat.memory_c(core_c), dt_s)
+        self.report.renew(now, self.meters, memory, self.heat.memory_c(), dt_s)
         return truth
+
+    def reported(self) -> dict[str, F64]:
+        """What a cluster's statistics are made of, as columns of G: W, °C and %."""
+        now = self.now
+        if now is None:
+            return {}
+        memory_c = self.heat.memory_c()
+        return {
+            "gpu_power_w": now.power_w,
+            "gpu_temp_c": np.round(now.core_c),
+            "gpu_memory_temp_c": np.round(memory_c),
+            "gpu_util_pct": np.round(now.activity.utilization * 100),
+            "sm_active_pct": now.activity.sm * 100,
+        }

@@ -32,6 +32,16 @@ async def test_exact_with_any_number_of_workers(tmp_path: Path, workers: int) ->
     assert min(totals[name] for name in ("energy_mj", "gflop", "active_us", "idle_us")) > 0
 
 
+async def test_exact_with_every_telemetry_fault_and_many_of_the_hardware(tmp_path: Path) -> None:
+    options = SelftestOptions("demo", 6, 2, seed=5, faults="random:20000", telemetry_faults="all")
+    report = await run_selftest(Settings(data=tmp_path, flush_s=0.5), options)
+    assert [check for check in report.checks if not check.ok] == []
+    totals = {check.name: check.actual for check in report.checks}
+    assert totals["records refused"] > 0
+    assert totals["records stored"] + totals["records refused"] < 8 * 360
+    assert totals["down_us"] > 0
+
+
 @pytest.mark.parametrize("kind", ["drop", "shift", "alter", "swap-tenant"])
 async def test_every_damage_is_found(tmp_path: Path, kind: str) -> None:
     report = await run(tmp_path, sabotage=kind)
