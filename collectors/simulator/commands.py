@@ -121,7 +121,9 @@ def _list_faults(context: click.Context, _: click.Parameter, value: bool) -> Non
     "--list-faults", is_flag=True, is_eager=True, expose_value=False, callback=_list_faults,
     help="What can be simulated, and the end.",
 )  # fmt: skip
-@click.option("--bus", help="Where to send: sqlite:///FILE or kafka://HOST:PORT.")
+@click.option(
+    "--bus", envvar="PETAWATCH_BUS", help="Where to send: sqlite:///FILE or kafka://HOST:PORT."
+)
 def simulate(
     records: BinaryIO | None,
     bus: str | None,
@@ -136,11 +138,11 @@ def simulate(
 
     `options` are fields of `SourceOptions`, checked by click.
     """
-    if bus is not None and records is None:
-        producer = open_producer(bus)
-    elif records is not None and bus is None:
+    if records is not None:
         producer = RecordFile(records)
         options["speed"] = None
+    elif bus is not None:
+        producer = open_producer(bus)
     else:
         raise click.UsageError("say where the records go: either --bus URL or --records FILE")
     if options["minutes"] is None and options["speed"] is None:
