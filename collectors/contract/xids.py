@@ -77,6 +77,8 @@ _KINDS = {
     "gpu_hung": Advice("GPU does not answer", "drain", "reboot", OPERATOR, "critical"),
     "gpu_recovered": Advice("GPU is back", "ignore", "", OPERATOR, "info"),
     "driver_gone": Advice("Driver is gone", "look_up", "", OPERATOR, "critical"),
+    "driver_back": Advice("Driver is back", "ignore", "", OPERATOR, "info"),
+    "driver_released": Advice("Driver let go on request", "ignore", "", OPERATOR, "info"),
     "agent_start": Advice("Agent started", "ignore", "", OPERATOR, "info"),
     "agent_stop": Advice("Agent stopped", "ignore", "", OPERATOR, "info"),
 }  # fmt: skip
