@@ -12,6 +12,7 @@ from typing import Any
 
 from collectors.contract.catalogue import CATALOGUE, CallRead, FieldRead, Metric
 from collectors.contract.schema import proto_text
+from collectors.contract.xids import ACTIONS, Advice, kinds, xids
 from collectors.kit.config import OTHER_VARIABLES, PREFIX, Setting, describe
 from pipeline.settings import Settings, default_data
 
@@ -25,6 +26,7 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics_page(),
         "petawatch.proto": proto_text(),
         "settings.md": settings_page(),
+        "xids.md": xids_page(),
     }
 
 
@@ -115,6 +117,51 @@ def _default(value: Any) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`" if value != "" else "none"
+
+
+def xids_page() -> str:
+    """What events mean and what to do, as tables."""
+    rows = [
+        "## What to do",
+        "",
+        "| word | meaning |",
+        "|---|---|",
+        *(f"| `{word}` | {text} |" for word, text in ACTIONS.items()),
+        "",
+        "## XIDs",
+        "",
+        "The text decides where a code leaves it open: 144 to 150 are `reset_gpu` where they say "
+        "Fatal, 154 names what is to be done. A code that is not here is `look_up`.",
+        "",
+        "| XID | meaning | first | then | concerns | severity |",
+        "|---|---|---|---|---|---|",
+        *(_advice_row(str(code), row) for code, row in xids().items()),
+        "",
+        "## Other events",
+        "",
+        "`sxid` are errors of NVSwitches, out of the kernel log: `reset_fabric` where they say "
+        "Fatal. `recovery_action` is the driver's own advice, 0 to 4: nothing, reset, reboot, "
+        "drain peer-to-peer, drain and reset.",
+        "",
+        "| kind | meaning | first | then | concerns | severity |",
+        "|---|---|---|---|---|---|",
+        *(_advice_row(f"`{kind}`", row) for kind, row in kinds().items()),
+    ]
+    return _page(
+        "Events",
+        "What the driver and the kernel log report, with the maker's advice. The codes' meaning and "
+        "advice are facts from NVIDIA's public XID catalogue "
+        "(<https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html>, for older GPUs its "
+        "earlier listing) in our words; whom an event concerns is ours: a tenant's own program, or "
+        "else the operator. Two sources that tell of one XID on one GPU within 10 s count once. A "
+        "storm is told by its first, then once a minute by its number.",
+        rows,
+    )
+
+
+def _advice_row(what: str, row: Advice) -> str:
+    first, then = (f"`{word}`" if word else "" for word in (row.action, row.then))
+    return f"| {what} | {row.name} | {first} | {then} | {row.concerns} | {row.severity} |"
 
 
 def _page(title: str, text: str, rows: list[str]) -> str:

@@ -30,7 +30,7 @@ def name(path: Path) -> str:
 
 def test_made_pages_are_as_the_code_makes_them() -> None:
     pages: dict[str, str] = runpy.run_path(str(ROOT / "deploy" / "make_docs.py"))["pages"]()
-    assert set(pages) == {"metrics.md", "petawatch.proto", "settings.md"}
+    assert set(pages) == {"metrics.md", "petawatch.proto", "settings.md", "xids.md"}
     for page, text in pages.items():
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == text, "run `make docs`"
 
