@@ -62,7 +62,7 @@ static double activity(const gpu *g, int m, int gi, const char *clock, double fr
     for (int i = 0; i < g->n_instances; i++) {
         const instance *one = &g->instances[i];
         double from = fmax(from_us, one->from_us), to = fmin(to_us, one->to_us);
-        double part = to > from ? level(g, m, one->gi, clock, from, to) : -1;
+        double part = to >= from ? level(g, m, one->gi, clock, from, to) : -1;
         if (part < 0) continue;
         any = 1; sum += part * one->sms;
     }
