@@ -35,7 +35,8 @@ class Places:
         self._parts: dict[int, list[int]] = defaultdict(list)
         for place in places:
             self.slots.add(place.slot)
-            self._by_uuid[place.uuid.lower()].append(place.slot)
+            if place.uuid:
+                self._by_uuid[place.uuid.lower()].append(place.slot)
             if place.parent is not None:
                 self._parts[place.parent].append(place.slot)
             elif place.number is not None:
