@@ -22,7 +22,7 @@
  *                         process_bytes 32 the longer struct of R530's drivers
  *                         threshold_K violation_P nvlinks nvlink_errors_L events MASK
  *   field ID TYPE VALUE [SCOPE]   NVML_VALUE_TYPE_…; scope 0 also serves scope 2^32-1
- *   field_error ID CODE [SCOPE]
+ *   field_error ID CODE [SCOPE]   0: no longer
  *   fail CALL CODE        that call returns CODE for this GPU ("all" for every call)
  *   slow CALL µS          it takes so long | hang CALL SECONDS: as slow; both end when the
  *                         truth no longer says so, and hold up nobody else
@@ -282,7 +282,12 @@ int nvmlDeviceGetFieldValues(void *handle, int count, field *out) {
         snprintf(key, sizeof key, "f%u", id);
         if (!one && (!scope || scope == UNKNOWN_32)) one = fake_find(t.g, key);
         out[i].stamp = (long long)fake_now_us(); out[i].latency = 1;
-        out[i].code = !one || (dark && id >= 138 && id <= 145) ? 3 : one->type < 0 ? (int)one->number : 0;
+        out[i].code = !one || (dark && id >= 138 && id <= 145) ? 3 : 0;
+        if (t.g->has_kind[3]) {
+            snprintf(key, sizeof key, scope && scope != UNKNOWN_32 ? "e%u.%u" : "e%u", id, scope);
+            int failing = (int)fake_value(t.g, key, 0);
+            if (failing) out[i].code = failing;
+        }
         if (out[i].code) continue;
         out[i].type = one->type;
         put(&out[i].value, one->type, scope ? one->number : followed(t.g, id, one->number));

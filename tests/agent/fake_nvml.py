@@ -216,7 +216,7 @@ def whole_h100(bus: int = 0x1B, minor: int = 0) -> FakeGpu:
         "integrate": 1,
     }  # fmt: skip
     gpu.fields |= {
-        193: (SINT, -8), 194: (SINT, -2), 195: (SINT, 0), 196: (SINT, 0), 142: (UINT, 0),
+        187: (UINT, 200_000), 188: (UINT, 700_000), 189: (UINT, 700_000), 193: (SINT, -8), 194: (SINT, -2), 195: (SINT, 0), 196: (SINT, 0), 142: (UINT, 0),
         143: (UINT, 0), 197: (ULONGLONG, 10**9), 198: (ULONGLONG, 2 * 10**9),
         138: (ULONGLONG, 10**6), 139: (ULONGLONG, 10**6), 38: (ULONGLONG, 0),
         45: (ULONGLONG, 0), 52: (ULONGLONG, 0), 59: (ULONGLONG, 0), 91: (UINT, 18),
@@ -240,7 +240,7 @@ def of_branch(gpu: FakeGpu, branch: tuple[int, int]) -> FakeGpu:
         gpu.fields.pop(230, None)
         gpu.sets.pop("margin", None)
     if branch < (525, 0):
-        for number in (185, 186, 193, 194, 195, 196):
+        for number in (185, 186, 187, 188, 189, 193, 194, 195, 196):
             gpu.fields.pop(number, None)
         gpu.sets.pop("gpm", None)
     if branch < (595, 0):

@@ -21,7 +21,7 @@ gpu fake_gpus[GPUS], fake_system;
 int fake_count;
 char fake_driver[32];
 
-enum { FAIL, SLOW, HANG };
+enum { FAIL, SLOW, HANG, FIELD };
 static const char *const named[] = {"fail", "slow", "hang", "gpm", "gpm_us", NULL};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int init_code, up, still, lines;
@@ -134,8 +134,9 @@ static int timed_line(gpu *g, const char *line, double at_us) {
         return 1;
     }
     if (!strcmp(word, "field_error") && (n = sscanf(line, "%*s %*s %lf %23s", &number, scope)) >= 1) {
-        snprintf(key, sizeof key, strcmp(scope, "0") ? "f%s.%s" : "f%s", name, scope);
-        add(g, key, at_us, number, -1);
+        snprintf(key, sizeof key, strcmp(scope, "0") ? "e%s.%s" : "e%s", name, scope);
+        add(g, key, at_us, number, 0);
+        g->has_kind[FIELD] = 1;
         return 1;
     }
     if (sscanf(line, "%*s %*s %lf", &number) != 1) return 0;

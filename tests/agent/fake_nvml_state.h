@@ -19,7 +19,7 @@ typedef struct {
     char uuid[96], name[96], serial[64];
     step *steps; /* in order of key, then time */
     int n_steps, room;
-    unsigned char has_metric[METRICS_AT_MOST], has_kind[3]; /* failing, slow, hanging calls */
+    unsigned char has_metric[METRICS_AT_MOST], has_kind[4]; /* failing, slow, hanging calls, failing fields */
     instance instances[INSTANCES]; int n_instances;
     process processes[PROCESSES]; int n_processes;
     event events[EVENTS]; int n_events;
