@@ -33,8 +33,8 @@ def pages() -> dict[str, str]:
 def metrics_page() -> str:
     """The catalogue as a table."""
     rows = [
-        "| metric | no. | unit | kind | valid | NVML | meaning |",
-        "|---|---|---|---|---|---|---|",
+        "| metric | no. | unit | kind | valid | NVML | every | meaning |",
+        "|---|---|---|---|---|---|---|---|",
         *(_metric_row(metric) for metric in CATALOGUE),
     ]
     return _page(
@@ -42,7 +42,8 @@ def metrics_page() -> str:
         "One row of the catalogue (`collectors/contract/catalogue.py`) each: the same name and unit "
         "on the wire, in the stores, in the API and, behind `petawatch_`, in `/metrics`. Gauges are "
         "32-bit floats, counters cumulative integers below 2⁵³. What cannot be read is absent, "
-        "never 0. A value outside its valid range becomes absent.",
+        "never 0. A value outside its valid range becomes absent. What is read less often than at "
+        "each tick stands in the record of the tick at which it was read, and in no other.",
         rows,
     )
 
@@ -57,7 +58,7 @@ def _metric_row(metric: Metric) -> str:
         ]
     return (
         f"| `{metric.name}` | {metric.number} | {metric.unit} | {kind} | {valid} "
-        f"| {_read(metric)} | {metric.help} |"
+        f"| {_read(metric)} | {_every(metric)} | {metric.help} |"
     )
 
 
@@ -72,6 +73,10 @@ def _read(metric: Metric) -> str:
         ]
         return "field " + ", ".join(ids)
     return "call" if isinstance(read, CallRead) else "integrated by the agent"
+
+
+def _every(metric: Metric) -> str:
+    return f"{metric.every_s:g} s" if metric.every_s else "tick"
 
 
 def settings_page() -> str:
