@@ -31,6 +31,8 @@ class GpuModel:
     gpm: bool
     pci_device_ids: tuple[int, ...] = ()
     """16-bit device ids of the maker; several names may share one."""
+    fp64_tensor_flop_per_sm_clock: float | None = None
+    int8_tensor_op_per_sm_clock: float | None = None
 
 
 def _number(text: str) -> float | None:
@@ -62,6 +64,7 @@ def gpu_models() -> dict[str, GpuModel]:
             _number(row["fp16_tensor_tflops"]), _number(row["fpc_sm_fp16_tensor"]),
             _number(row["tdp_w"]), _number(row["memory_gb"]), _number(row["t_slowdown_c"]),
             row["gpm"] == "yes", _device_ids(row["pci_device_ids"]),
+            _number(row["fpc_sm_fp64_tensor"]), _number(row["fpc_sm_int8_tensor"]),
         )  # fmt: skip
         for name in (model.key, *names):
             models.setdefault(name, model)
