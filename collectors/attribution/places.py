@@ -12,6 +12,7 @@ from collectors.contract.identity import parse_slot, unpack_slot
 _OLD_MIG = re.compile(r"MIG-(?P<gpu>GPU-[0-9a-fA-F-]+)/(?P<gi>\d{1,3})/(?P<ci>\d{1,3})")
 _GKE = re.compile(r"nvidia(?P<gpu>\d{1,4})(?:/gi(?P<gi>\d{1,3}))?(?:/vgpu\d+)?")
 _NUMBER = re.compile(r"(?P<gpu>\d{1,4})(?:\.(?P<gi>\d{1,3}))?")
+_PART = re.compile(r"(?P<gi>\d{1,3})(?:/(?P<ci>\d{1,3}))?")
 
 
 class Place(NamedTuple):
@@ -69,6 +70,15 @@ class Places:
                 else self._instances(slot, int(match["gi"]))
             )
         return self._by_address(plain)
+
+    def part(self, name: str, instance: str) -> Sequence[int]:
+        """The slots of a GPU's instance `gi`, or `gi/ci`; none where it has none such."""
+        match = _PART.fullmatch(instance)
+        whole = self.find(name)
+        if match is None or not whole:
+            return ()
+        parts = self._instances(whole[0], int(match["gi"]))
+        return [one for one in parts if match["ci"] in {None, str(unpack_slot(one).ci)}]
 
     def _by_address(self, text: str) -> Sequence[int]:
         try:
