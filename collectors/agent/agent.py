@@ -125,11 +125,7 @@ class Agent:
             answers = await self._read(inquire=inquire)
         else:
             self._slots.all_are(self.driver.state)
-        readings = self._slots.readings(
-            self.occupant_of,
-            self._lanes.late_window,
-            lambda sample: self._exported(sample, time_us),
-        )
+        readings = self._slots.readings(self.occupant_of, self._lanes.late_window, self._exported)
         if readings:
             self._on_record(self._assemble(time_us, readings))
             self.records += 1
@@ -183,16 +179,18 @@ class Agent:
             )
         return self._assembler.assemble(time_us, readings)
 
-    def _exported(self, sample: Sample, time_us: int) -> FlopWindow | None:
+    def _exported(self, sample: Sample) -> FlopWindow | None:
         window_of = self._around.window_of
-        return None if window_of is None else window_of(sample.labels, sample.values, time_us)
+        if window_of is None:
+            return None
+        return window_of(sample.labels, sample.values, self._clock.monotonic_us())
 
     def _inquire(self, answers: dict[int, Answer]) -> None:
         """Hands on what was asked for beside readings."""
         for answer in answers.values():
             if answer.facts is not None:
                 self._facts.take(answer.facts)
-        missing = dict(self._around.missing)
+        missing = {**self._backend.missing(), **self._around.missing}
         if self.driver.reason:
             missing["driver"] = self.driver.reason
         if self.driver.deaf:

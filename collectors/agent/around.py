@@ -46,7 +46,7 @@ class Around:
     """Called when a tick has really happened."""
     occupants: Occupants | None = None
     window_of: WindowOf | None = None
-    """Asked for FLOP where a device measures none: labels, values, event time in µs."""
+    """Asked for FLOP where a device measures none: labels, values, monotonic µs."""
     missing: dict[str, str] = field(default_factory=dict[str, str])
     """What the node does not give → why, where that is known from outside the loop."""
     spool: Callable[[], tuple[int, int]] = lambda: (0, 0)

@@ -149,7 +149,12 @@ class Backend(Protocol):
         ...
 
     def rescan(self) -> None:
-        """Looks again: devices come back, go, or change their labels."""
+        """Looks again: devices come back, go, or change their labels.  Called in a thread of its
+        own, beside readings and `wait_events`."""
+        ...
+
+    def missing(self) -> Mapping[str, str]:
+        """What of the node cannot be had → why, without asking the driver again."""
         ...
 
     def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:

@@ -189,6 +189,10 @@ class SimulatorBackend:
     def rescan(self) -> None:
         """Finds what it had found: simulated GPUs neither come nor go yet."""
 
+    def missing(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
     def close(self) -> None:
         """Ends the simulation; devices that are still held say so when read."""
         for device in self._devices:

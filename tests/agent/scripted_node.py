@@ -73,6 +73,10 @@ class ScriptedBackend:
         """Counted."""
         self.rescans += 1
 
+    def missing(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
     def close(self) -> None:
         """Counted."""
         self.closed += 1
