@@ -14,9 +14,10 @@ from collectors.contract.flop import FLOP_METHOD_NAMES, FlopFlag, FlopMethod
 from collectors.contract.identity import slot_text
 from collectors.contract.models import GpuModel, find_model
 from collectors.contract.source import DeviceEvent
+from collectors.kit.flops import rates_of
 from collectors.scrape.names import ACTIVITIES, RATES
 from collectors.scrape.page import DCGM, PageGpu
-from collectors.scrape.pipe import ExporterPipe, rate_of
+from collectors.scrape.pipe import ExporterPipe
 from collectors.scrape.series import Place
 from collectors.scrape.values import catalogue_values
 
@@ -127,7 +128,7 @@ class ScrapedGpu:
     def _method(self) -> tuple[FlopMethod, str]:
         if self.place.parent is not None:
             return FlopMethod.NONE, "an exporter does not say how many SMs an instance has"
-        if self._model is None or rate_of(self._model) is None:
+        if rates_of(self._model) is None:
             return FlopMethod.NONE, f"unknown_model: {self.place.labels.model or 'no name given'}"
         if "tensor_activity" in self._offered:
             return FlopMethod.EXPORTER, ""

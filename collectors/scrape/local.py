@@ -17,9 +17,10 @@ from collectors.contract.flop import FlopWindow
 from collectors.contract.models import find_model
 from collectors.contract.record import SlotLabels
 from collectors.kit.clock import Clock
+from collectors.kit.flops import ClockSpan
 from collectors.scrape.names import ACTIVITIES
 from collectors.scrape.page import Page, PageGpu, PageReader
-from collectors.scrape.pipe import Clocks, ExporterPipe
+from collectors.scrape.pipe import ExporterPipe
 from collectors.scrape.renewals import Renewals
 from collectors.scrape.targets import make_target
 from collectors.scrape.values import catalogue_values
@@ -152,18 +153,19 @@ class _LocalGpu:
             self._clocks_mhz.append(clock_mhz)
         elapsed_us, self._elapsed_us = self._elapsed_us, 0
         activities = {name: self._values[name] for name in ACTIVITIES if name in self._values}
-        clocks = self._mean() if elapsed_us else None
+        clock = self._mean() if elapsed_us else None
         return self._pipe.window(
             self._raw, {**self._values, **values, **activities}, find_model(model), elapsed_us,
-            overdue=overdue, clocks=clocks,
+            overdue=overdue, clock=clock,
         )  # fmt: skip
 
-    def _mean(self) -> Clocks | None:
+    def _mean(self) -> ClockSpan | None:
         clocks = self._clocks_mhz
         self._clocks_mhz = []
         if not clocks:
             return None
-        return Clocks(sum(clocks) / len(clocks), max(clocks) - min(clocks))
+        mean_mhz = sum(clocks) / len(clocks)
+        return ClockSpan(mean_mhz, min(clocks), max(clocks), buffered=True)
 
 
 def _body(connection: http.client.HTTPConnection, url: str) -> bytes:
