@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collectors.contract.catalogue import CATALOGUE, CallRead
-from collectors.contract.flop import FLOP_METHOD_NAMES, FlopWindow
+from collectors.contract.flop import FLOP_METHOD_NAMES, FlopFlag, FlopWindow
 from collectors.contract.source import UnsupportedError
 from collectors.nvml.fields import TRAFFIC
 from collectors.nvml.flop import FlopMeter
@@ -30,6 +30,11 @@ def measured_rows() -> frozenset[str]:
         and metric.name not in _ELSEWHERE
         and not hasattr(Readings, metric.read.method)
     )
+
+
+def _rejected(window: FlopWindow | None) -> bool:
+    """Whether a window has ended without a value: what follows is another's."""
+    return window is not None and bool(window.flags & FlopFlag.WINDOW_REJECTED)
 
 
 class Activity:
@@ -57,7 +62,8 @@ class Activity:
             _log.info("activity_unsupported reason=%s", error)
             return None, {}
         elapsed_s = 0.0 if self._since_us is None else (now_us - self._since_us) / 1e6
-        self._since_us = now_us
+        if gauges or self._since_us is None or _rejected(window):
+            self._since_us = now_us
         for name, (low, high) in self._rows.items():
             value = gauges.get(name)
             if value is not None and low <= value <= high:

@@ -75,16 +75,21 @@ class Nvml:
 
     def __init__(self) -> None:
         self._py: Any = None
+        self._initialised = False
 
     def open(self) -> None:
-        """Loads and initialises the library."""
+        """Loads and initialises the library, unless it is: NVML counts how often it is."""
+        if self._initialised:
+            return
         self._py = importlib.import_module("pynvml")
         self._call("nvmlInit")
+        self._initialised = True
 
     def close(self) -> None:
         """Lets the driver go; what fails on the way out no longer matters to anybody."""
-        if self._py is None:
+        if not self._initialised:
             return
+        self._initialised = False
         try:
             self._py.nvmlShutdown()
         except self._py.NVMLError:

@@ -14,6 +14,7 @@ from collectors.contract.source import (
     DeviceEvent,
     DeviceLostError,
     DriverGoneError,
+    RestartNeededError,
     TransientError,
     UnsupportedError,
 )
@@ -67,10 +68,15 @@ class NvmlBackend:
 
     def open(self) -> None:
         """See the contract's `Backend.open`; RestartNeededError where only a new process helps."""
+        if self._gate.shut(0):
+            self._release()  # what a call that hung has kept `close` from
         try:
             self._nvml.open()
             self.driver = self._nvml.driver_version()
             count = self._nvml.count()
+        except RestartNeededError:
+            self._nvml.close()
+            raise
         except _FAILURES as error:
             self._nvml.close()
             raise BackendUnavailableError(

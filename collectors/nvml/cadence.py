@@ -28,7 +28,9 @@ class Cadence:
         if self._due_us:
             ready = [key for key, due_us in self._due_us.items() if due_us <= now_us]
             for key in ready:
-                self._due_us[key] = max(self._due_us[key] + self._every_us[key], now_us)
+                due_us, every_us = self._due_us[key], self._every_us[key]
+                missed = (now_us - due_us) // every_us  # a pause is not made up for
+                self._due_us[key] = due_us + (missed + 1) * every_us
         else:
             ready = list(self._every_us)
             for index, (key, every_us) in enumerate(self._every_us.items()):

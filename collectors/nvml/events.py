@@ -66,7 +66,11 @@ class EventSet:
         """Slots without events → why."""
         self._gpus: Mapping[int, Watched] = {}
         self._set: Any = None
-        self._register(gpus)
+        try:
+            self._register(gpus)
+        except BaseException:
+            self.close()
+            raise
 
     def _register(self, gpus: Sequence[Watched]) -> None:
         """Registers what can be; a GPU that spoils the set costs a new set without it."""

@@ -29,18 +29,23 @@ class LinkErrors:
         self._sets: Iterator[list[tuple[int, int]]] | None = None
         self._batch: FieldBatch | None = None
         self._wanted: set[str] = set()
+        self._parts = 0
+        """How many the sum had, once it was given."""
 
     def read(self) -> int:
         """Errors of all links.  Raises as `Device.read`, UnsupportedError where none are
-        counted; a sum that lacks one of its parts this time is none."""
+        counted; a sum that lacks one of its parts this time, or from now on, is none."""
         while True:
             batch = self._batch or self._next()
             values = batch.read(_ALWAYS)
             if not self._wanted:
                 self._batch = None
                 continue
+            if self._parts and len(self._wanted) < self._parts:
+                raise UnsupportedError("one of the NVLink counters is given no longer")
             if len(values) < len(self._wanted):
                 raise TransientError("an NVLink counter gave no value")
+            self._parts = len(values)
             return int(sum(values.values()))
 
     def _next(self) -> FieldBatch:
