@@ -11,6 +11,7 @@ to it is under way, so there is at most one thread per device and one more.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,18 @@ from typing import NamedTuple
 from collectors.agent.threads import tell
 from collectors.contract.facts import GpuFacts
 from collectors.contract.flop import FlopWindow
-from collectors.contract.source import Device, GpuProcess, Sample, TransientError, UnsupportedError
+from collectors.contract.identity import slot_text
+from collectors.contract.source import (
+    Device,
+    DeviceLostError,
+    GpuProcess,
+    Sample,
+    TransientError,
+    UnsupportedError,
+)
 from collectors.kit.clock import Clock
 
+_log = logging.getLogger(__name__)
 _SLOW_TIMES = 2
 _QUICK_TIMES = 10
 
@@ -247,5 +257,16 @@ def _answer(device: Device, *, inquire: bool) -> Answer:
         except (UnsupportedError, TransientError):
             processes = None
         return Answer(samples, processes, device.facts())
+    except DeviceLostError as error:
+        return Answer(error=error, facts=_facts(device))
     except Exception as error:
         return Answer(error=error)
+
+
+def _facts(device: Device) -> Sequence[GpuFacts] | None:
+    """They say whether it is lost or must be reset."""
+    try:
+        return device.facts()
+    except Exception:
+        _log.exception("facts_failed slot=%s", slot_text(device.slot))
+        return None

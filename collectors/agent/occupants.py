@@ -71,6 +71,11 @@ class Occupants:
             return ""
         return self._occupants.get(slot, "")
 
+    @property
+    def asking(self) -> bool:
+        """Whether a question is under way."""
+        return self._asking is not None and not self._asking.done()
+
     def ask(self, seats: Sequence[Seat], processes: Mapping[int, Sequence[GpuProcess]]) -> None:
         """Begins to find out; nothing where that is still under way.
 
@@ -78,7 +83,7 @@ class Occupants:
         had: what hangs has not lost its jobs.
         """
         self._processes.update(processes)
-        if self._asking is None or self._asking.done():
+        if not self.asking:
             known = [one for some in self._processes.values() for one in some]
             self._asking = asyncio.create_task(self._ask(seats, known), name="occupants")
 
