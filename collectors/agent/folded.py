@@ -20,16 +20,23 @@ class FoldedLog:
 
     def warning(self, key: str, text: str, *values: object) -> None:
         """A warning of the kind `key`."""
+        self._say(logging.WARNING, key, text, *values)
+
+    def error(self, key: str, text: str, *values: object) -> None:
+        """An error of the kind `key`: something is lost."""
+        self._say(logging.ERROR, key, text, *values)
+
+    def _say(self, level: int, key: str, text: str, *values: object) -> None:
         now_us = self._clock.monotonic_us()
         said = self._said.get(key)
         if said is None:
             self._make_room()
-            self._log.warning(text, *values)
+            self._log.log(level, text, *values)
         elif now_us - said[0] < _EVERY_US:
             self._said[key] = (said[0], said[1] + 1)
             return
         else:
-            self._log.warning(text + " repeated=%d", *values, said[1] + 1)
+            self._log.log(level, text + " repeated=%d", *values, said[1] + 1)
         self._said[key] = (now_us, 0)
 
     def over(self, key: str) -> None:

@@ -71,6 +71,14 @@ class BusUnavailableError(ConnectionError):
     """The bus cannot be reached now; try again."""
 
 
+class TopicMissingError(BusUnavailableError):
+    """The bus answers, and has no such topic; it may be created yet.  Nothing of the send was taken."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic} is not there; create the topics first")
+        self.topic = topic
+
+
 class RefusedError(ValueError):
     """The bus will never take these records (too large, say); drop them, count them, go on.
 
