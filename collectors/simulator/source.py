@@ -13,18 +13,21 @@ from collectors.contract.bus import BusUnavailableError, Message, Producer, Refu
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALLOC, GPU, Allocation, dumps
+from collectors.contract.topics import ALLOC, FACTS, GPU, Allocation, dumps
 from collectors.kit.clock import Clock
 from collectors.simulator.claims import OpenClaims, ended
 from collectors.simulator.fleet import Fleet, Tick
 from collectors.simulator.meter import PhysicalMeter
 from collectors.simulator.oracle import Oracle
 from collectors.simulator.sites import make_site
+from collectors.simulator.told import simulated_facts
 from collectors.simulator.truth import write_observable, write_physical
 
 DEFAULT_SITE = "aisc-phase1"
 ARRIVAL_DELAY_US = 20_000
 """How long after its event time a record arrives where time is simulated too."""
+FACTS_US = 600_000_000
+"""How often each node says anew how it measures."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class SimulatorSource:
         self._options = options
         self._clock = clock
         self._inventory = make_site(options.site or DEFAULT_SITE)
+        self._facts = options.topic_prefix + FACTS
+        self._facts_due_us = 0
         self._gpu, self._alloc = options.topic_prefix + GPU, options.topic_prefix + ALLOC
         self._claims = OpenClaims(options.path)
         self._lives_now = options.speed == 1.0 and options.start_us is None
@@ -109,9 +114,17 @@ class SimulatorSource:
         self._claims.note(list(tick.allocations))
         if recorder is not None:
             recorder.note(tick)
+        if due_us >= self._facts_due_us:
+            self._facts_due_us = due_us + FACTS_US
+            await self._publish(producer, stop, self._facts_messages(fleet, due_us))
         # A claim must be known before the first record of its job is.
         await self._publish(producer, stop, self._allocation_messages(tick.allocations, due_us))
         await self._publish(producer, stop, self._record_messages(tick))
+
+    def _facts_messages(self, fleet: Fleet, time_us: int) -> list[Message]:
+        told = simulated_facts(fleet, self._options.seed, time_us)
+        arrival_us = self._arrival_us(time_us)
+        return [Message(self._facts, each.key, dumps(each), arrival_us) for each in told]
 
     def _record_messages(self, tick: Tick) -> list[Message]:
         columns = zip(tick.nodes, tick.records, tick.times_us, strict=True)
