@@ -154,7 +154,7 @@ class Spool:
         except (sqlite3.Error, BusUnavailableError, OSError) as error:
             self._failed(error)
             raise BusUnavailableError(self.reason) from (error.__cause__ or error)
-        except (LookupError, TypeError, ValueError) as error:
+        except Exception as error:
             # It is no log of ours that reads like that.
             self._say(error)
             self._set_aside()

@@ -92,6 +92,7 @@ class Line:
         spool_rate: float = 1e6, producer: SwitchedProducer | None = None,
     ) -> None:  # fmt: skip
         self.clock = SteppedClock()
+        self.path = path or Path()
         self.producer = producer or SwitchedProducer()
         self.disk = None if path is None else CopiedSpool(path, self.clock, most_bytes=most_bytes)
         self.outbox = Outbox(
