@@ -153,26 +153,35 @@ class NvmlDevice:
         nvml, handle, clock, model = self._nvml, self.handle, self._clock, self._model
         limits = read_limits(nvml, handle, model)
         longest_us = self._around.window_us
-        meter = FlopMeter(nvml, handle, clock, model, limits.sm_count, longest_us)
-        self._activity = Activity(meter, limits.limits.get("max_sm_clock_mhz"))
+        self._activity = self._new_activity(limits)
         self._mig = MigInstances(nvml, handle, self._identity, model, clock, longest_us)
         self._limits = limits
+
+    def _new_activity(self, limits: DeviceLimits) -> Activity:
+        meter = FlopMeter(
+            self._nvml, self.handle, self._clock, self._model, limits.sm_count,
+            self._around.window_us,
+        )  # fmt: skip
+        return Activity(meter, limits.limits.get("max_sm_clock_mhz"))
 
     def _follow_instances(self, now_us: int) -> None:
         """Finds MIG instances anew each minute, and once the driver says that they changed."""
         if now_us < self._instances_us or self._mig is None:
             return
+        changed = not self._instances_us
         self._instances_us = now_us + _INSTANCES_EVERY_US
         try:
-            self._mig.refresh()
-        except UnsupportedError:
-            return
+            self._mig.refresh(changed=changed)
         except TransientError as error:
+            self._instances_us = 0 if changed else self._instances_us
             self._values.faults.failed(error)
             return
         if self._mig.active != self._divided:
             self._divided = self._mig.active
             self._values.ask_again(mig=self._divided)
+            if self._activity is not None and self._limits is not None:
+                self._close(self._activity.close)
+                self._activity = self._new_activity(self._limits)
 
     def mig_changed(self) -> None:
         """The driver has said that instances came or went: the next reading looks."""
@@ -199,7 +208,8 @@ class NvmlDevice:
         except TransientError as error:
             self._values.faults.failed(error)
             return [sample]
-        return [sample._replace(flop=mig.parent_flop), *instances]
+        values = {**sample.values, **mig.parent_gauges}
+        return [sample._replace(values=values, flop=mig.parent_flop), *instances]
 
     def facts(self) -> Sequence[GpuFacts]:
         """See the contract's `Device.facts`."""
