@@ -65,7 +65,6 @@ _KINDS = {
     "ecc_storm": Advice("Many corrected memory errors", "contact_support", "", OPERATOR, "warning"),
     "page_retired": Advice("Memory page retired", "drain", "reset_gpu", OPERATOR, "warning"),
     "poison": Advice("Poisoned data was used", "restart_app", "reset_gpu", OPERATOR, "warning"),
-    "poison_fatal": Advice("Poisoned data, fatal", "reset_gpu", "", OPERATOR, "critical"),
     "mig_changed": Advice("MIG instances changed", "ignore", "", OPERATOR, "info"),
     "gpu_unavailable": Advice("GPU is not available", "reset_gpu", "reboot", OPERATOR, "critical"),
     "recovery_action": Advice("Recovery action", "follow_recovery", "", OPERATOR, "warning"),
@@ -99,8 +98,9 @@ def kinds() -> dict[str, Advice]:
 def advice(kind: str, code: int | None = None, text: str = "") -> Advice:
     """What to make of an event; its text decides where the code leaves it open.
 
-    XIDs 144 to 150 and NVSwitch errors say whether they are fatal; XID 154 and
-    the recovery action name what is to be done.
+    XIDs 144 to 150, NVSwitch errors and poison say whether they are fatal, pages
+    whether they could be retired; XID 154 and the recovery action name what is
+    to be done.
     """
     if kind == "xid":
         found = UNKNOWN_XID if code is None else xids().get(code, UNKNOWN_XID)
@@ -112,6 +112,10 @@ def advice(kind: str, code: int | None = None, text: str = "") -> Advice:
         return _recovery(found, code)
     if kind == "sxid" and _FATAL.search(text):
         return found._replace(action="reset_fabric", severity="critical")
+    if (kind == "poison" and text.startswith("fatal")) or (
+        kind == "page_retired" and "not" in text
+    ):
+        return found._replace(action="reset_gpu", then="contact_support", severity="critical")
     return found
 
 

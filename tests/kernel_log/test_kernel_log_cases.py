@@ -127,6 +127,10 @@ def test_the_table_is_whole() -> None:
         ("sxid", 20034, "NVSwitch 1: Fatal, Link 48", "reset_fabric", "critical"),
         ("sxid", 12028, "NVSwitch 3: Non-fatal, Link 32", "check_nvlink", "warning"),
         ("recovery_action", 4, "", "drain", "critical"),
+        ("poison", None, "fatal poison error", "reset_gpu", "critical"),
+        ("poison", None, "non-fatal poison error", "restart_app", "warning"),
+        ("page_retired", None, "a page or row was retired", "drain", "warning"),
+        ("page_retired", None, "a page or row could not be retired", "reset_gpu", "critical"),
         ("something_new", None, "", "", "info"),
     ],
 )  # fmt: skip
