@@ -26,7 +26,7 @@ _STATES = {
 def measuring_card(node: Json, places: Mapping[str, str]) -> Component:
     """How each GPU's FLOP are found, with coverage, and what it does not give and why."""
     agent: Json = node.get("agent") or {}
-    told: Sequence[Json] = agent.get("gpus") or ()
+    told: list[Json] = sorted(agent.get("gpus") or (), key=_under_its_gpu)
     title = "How FLOP are found"
     if not told:
         text = "No agent has said yet how it measures here."
@@ -41,6 +41,10 @@ def measuring_card(node: Json, places: Mapping[str, str]) -> Component:
     methods = table(("GPU", "Method", "Coverage", "Doubts", "Why not better"), rows, ("Coverage",))
     lacks = _lacks(agent, told, places)
     return card("measuring", title, "coverage since the agent's start", html.Div([methods, *lacks]))
+
+
+def _under_its_gpu(gpu: Json) -> tuple[str, str]:
+    return gpu.get("parent") or gpu["slot"], gpu["slot"]
 
 
 def _rows_of(node: Json) -> list[Json]:
