@@ -268,19 +268,17 @@ static void put(value *out, int type, double number) {
 /* What power, its mean over a second and energy are where the timeline says what they follow. */
 static double followed(const gpu *g, unsigned id, double stated) {
     double now = fake_now_us();
-    if (!fake_value(g, "integrate", 0)) return stated;
     if (id == 83) return energy_mj(g);
     if (id == 186) return fake_value(g, "power_mw", 0);
     return id == 185 ? fake_product(g, "power_mw", NULL, now - 1e6, now) / 1e6 : stated;
 }
 int nvmlDeviceGetFieldValues(void *handle, int count, field *out) {
-    WHOLE(handle); char key[32]; int dark = !c && divided(t.g);
+    WHOLE(handle); char key[32]; int dark = !c && divided(t.g), follows = !c && fake_value(t.g, "integrate", 0);
     for (int i = 0; !c && i < count; i++) {
         unsigned id = out[i].field, scope = out[i].scope;
-        snprintf(key, sizeof key, "f%u.%u", id, scope);
+        if (scope) snprintf(key, sizeof key, "f%u.%u", id, scope);
         const step *one = scope ? fake_find(t.g, key) : NULL;
-        snprintf(key, sizeof key, "f%u", id);
-        if (!one && (!scope || scope == UNKNOWN_32)) one = fake_find(t.g, key);
+        if (!one && id < FIELDS && (!scope || scope == UNKNOWN_32)) one = fake_find_at(t.g, t.g->field_at[id]);
         out[i].stamp = (long long)fake_now_us(); out[i].latency = 1;
         out[i].code = !one || (dark && id >= 138 && id <= 145) ? 3 : 0;
         if (t.g->has_kind[3]) {
@@ -290,7 +288,7 @@ int nvmlDeviceGetFieldValues(void *handle, int count, field *out) {
         }
         if (out[i].code) continue;
         out[i].type = one->type;
-        put(&out[i].value, one->type, scope ? one->number : followed(t.g, id, one->number));
+        put(&out[i].value, one->type, scope || !follows ? one->number : followed(t.g, id, one->number));
     }
     LEAVE;
 }

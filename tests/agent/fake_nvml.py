@@ -50,7 +50,7 @@ def build(folder: Path, hidden: Sequence[str] = ()) -> Path | None:
         return None
     library = folder / "libnvidia-ml.so.1"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libnvidia-ml.so.1",
+        [compiler, "-shared", "-fPIC", "-O2", "-Wl,-soname,libnvidia-ml.so.1",
          *(f"-D{name}=hidden_{name}" for name in hidden), "-o", library, *SOURCES,
          "-lm", "-lpthread"],
         check=True,

@@ -50,13 +50,13 @@ static void metric_key(char *key, size_t size, const char *kind, int m, int gi) 
 }
 
 /* Integral of an activity (times the clock, for cycles) since a moment; -1 where none is stated. */
-static double level(const gpu *g, int m, int gi, const char *clock, double from_us, double to_us) {
-    char key[48];
-    metric_key(key, sizeof key, "gpm", m, gi);
-    return fake_find(g, key) ? fake_product(g, key, clock, from_us, to_us) : -1;
+static double level(const gpu *g, int m, int gi, int clock, double from_us, double to_us) {
+    char key[48]; int at = g->level_at[m];
+    if (gi >= 0) { metric_key(key, sizeof key, "gpm", m, gi); at = fake_first(g, key); }
+    return fake_find_at(g, at) ? fake_product_at(g, at, clock, from_us, to_us) : -1;
 }
 /* A whole GPU's, where it is not stated: the mean of its instances, weighted by SMs of all. */
-static double activity(const gpu *g, int m, int gi, const char *clock, double from_us, double to_us) {
+static double activity(const gpu *g, int m, int gi, int clock, double from_us, double to_us) {
     double own = level(g, m, gi, clock, from_us, to_us), sum = 0; int any = 0;
     if (own >= 0 || gi >= 0) return own;
     for (int i = 0; i < g->n_instances; i++) {
@@ -74,10 +74,11 @@ static void take_cycles(const gpu *g, int gi, double sms, sample *out) {
     double base = since > fake_reset_us(g, -INFINITY) ? 0 : fake_value(g, "cycles_base", 0);
     double bits = fake_value(g, "cycles_wrap_bits", 0);
     out->difference = fake_value(g, "cycles_difference", 0) != 0;
+    int clock = fake_first(g, "sm_clock");
     for (int i = 0; i < CYCLES; i++) {
         int m = active_metric[i];
-        double mhz_us = !way || m < 0 ? -1 : m ? activity(g, m, gi, "sm_clock", since, out->now_us)
-                                               : fake_product(g, "sm_clock", NULL, since, out->now_us);
+        double mhz_us = !way || m < 0 || clock < 0 ? -1 : m ? activity(g, m, gi, clock, since, out->now_us)
+                                               : fake_product_at(g, clock, -1, since, out->now_us);
         out->cycles[i] = mhz_us < 0 ? -1 : base + floor(mhz_us * (way == 2 ? sms : 1));
         if (bits && mhz_us >= 0) out->cycles[i] = fmod(out->cycles[i], ldexp(1, (int)bits));
     }
@@ -88,9 +89,10 @@ static int take(void *handle, const target *t, const instance *part, sample *out
     out->now_us = fake_now_us(); out->taken = 1; out->handle = handle;
     double zero = fake_reset_us(g, -INFINITY);
     for (int m = 0; m < METRICS_AT_MOST; m++) {
-        metric_key(key, sizeof key, "gpm_us", m, gi);
-        const step *whole = g->has_metric[m] ? fake_find(g, key) : NULL;
-        out->full_us[m] = !g->has_metric[m] ? -1 : whole ? whole->number : activity(g, m, gi, NULL, zero, out->now_us);
+        int at = gi < 0 ? g->whole_at[m] : -1;
+        if (gi >= 0) { metric_key(key, sizeof key, "gpm_us", m, gi); at = g->has_metric[m] ? fake_first(g, key) : -1; }
+        const step *whole = fake_find_at(g, at);
+        out->full_us[m] = !g->has_metric[m] ? -1 : whole ? whole->number : activity(g, m, gi, -1, zero, out->now_us);
     }
     take_cycles(g, gi, part ? part->sms : fake_value(g, "sms", 132), out);
     return 0;

@@ -25,7 +25,7 @@ enum { FAIL, SLOW, HANG, FIELD };
 static const char *const named[] = {"fail", "slow", "hang", "gpm", "gpm_us", NULL};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int init_code, up, still, lines;
-static double fixed_now_us, zero_us;
+static double fixed_now_us, zero_us, call_us;
 static int has_fixed_now;
 static volatile int64_t *clock_us;
 static char seen_path[4096];
@@ -64,20 +64,29 @@ static int first_of(const gpu *g, const char *key) {
 
 static int is(const gpu *g, int i, const char *key) { return i < g->n_steps && !strcmp(g->steps[i].key, key); }
 
-const step *fake_find(const gpu *g, const char *key) {
+int fake_first(const gpu *g, const char *key) {
+    int first = first_of(g, key);
+    return is(g, first, key) ? first : -1;
+}
+
+const step *fake_find_at(const gpu *g, int i) {
     const step *found = NULL;
+    if (i < 0) return NULL;
     double now = fake_now_us();
-    for (int i = first_of(g, key); is(g, i, key) && g->steps[i].at_us <= now; i++) found = &g->steps[i];
+    for (const char *key = g->steps[i].key; is(g, i, key) && g->steps[i].at_us <= now; i++) found = &g->steps[i];
     return found;
 }
+
+const step *fake_find(const gpu *g, const char *key) { return fake_find_at(g, fake_first(g, key)); }
 
 double fake_value(const gpu *g, const char *key, double otherwise) {
     const step *found = fake_find(g, key);
     return found ? found->number : otherwise;
 }
 
-double fake_product(const gpu *g, const char *key, const char *other, double from_us, double to_us) {
-    int i = first_of(g, key), j = other ? first_of(g, other) : 0;
+double fake_product_at(const gpu *g, int i, int j, double from_us, double to_us) {
+    if (i < 0) return 0;
+    const char *key = g->steps[i].key, *other = j < 0 ? NULL : g->steps[j].key;
     double a = 0, b = other ? 0 : 1, at = from_us, sum = 0;
     while (at < to_us || at == from_us) {
         while (is(g, i, key) && g->steps[i].at_us <= at) a = g->steps[i++].number;
@@ -92,7 +101,10 @@ double fake_product(const gpu *g, const char *key, const char *other, double fro
     return sum;
 }
 
-double fake_integral(const gpu *g, const char *key, double to_us) { return fake_product(g, key, NULL, zero_us, to_us); }
+double fake_product(const gpu *g, const char *key, const char *other, double from_us, double to_us) {
+    int second = other ? fake_first(g, other) : -1;
+    return other && second < 0 ? 0 : fake_product_at(g, fake_first(g, key), second, from_us, to_us);
+}
 
 /* Since when counters count: the last reset, or second 0. */
 double fake_reset_us(const gpu *g, double now_us) {
@@ -102,7 +114,10 @@ double fake_reset_us(const gpu *g, double now_us) {
     return at;
 }
 
-double fake_now_us(void) {
+/* The time of the call that is under way. */
+double fake_now_us(void) { return call_us; }
+
+static double read_clock(void) {
     struct timespec t;
     if (clock_us) return (double)*clock_us;
     if (has_fixed_now) return fixed_now_us;
@@ -219,7 +234,18 @@ static void line_of(char *line) {
     } else if (!timed_line(g, line, -INFINITY)) abort();
 }
 
-static void load(void) {
+/* In order, and what is asked for most by its place. */
+static void in_place(gpu *g) {
+    char key[32];
+    qsort(g->steps, g->n_steps, sizeof(step), in_order);
+    for (int i = 0; i < FIELDS; i++) { snprintf(key, sizeof key, "f%d", i); g->field_at[i] = fake_first(g, key); }
+    for (int m = 0; m < METRICS_AT_MOST; m++) {
+        snprintf(key, sizeof key, "gpm.%d", m); g->level_at[m] = fake_first(g, key);
+        snprintf(key, sizeof key, "gpm_us.%d", m); g->whole_at[m] = fake_first(g, key);
+    }
+}
+
+static void reload(void) {
     const char *path = getenv("FAKE_NVML_STATE");
     struct stat now; char line[4400];
     if (still && path && !strcmp(path, seen_path)) return;
@@ -236,8 +262,10 @@ static void load(void) {
     while (fgets(line, sizeof line, file)) line_of(line);
     fclose(file);
     qsort(fake_system.steps, fake_system.n_steps, sizeof(step), in_order);
-    for (int i = 0; i < fake_count; i++) qsort(fake_gpus[i].steps, fake_gpus[i].n_steps, sizeof(step), in_order);
+    for (int i = 0; i < fake_count; i++) in_place(&fake_gpus[i]);
 }
+
+static void load(void) { reload(); call_us = read_clock(); }
 
 int fake_is_still(void) { return still; }
 

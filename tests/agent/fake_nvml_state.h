@@ -5,6 +5,7 @@
 #define METRICS_AT_MOST 98 /* the array's length in a driver older than the bindings */
 #define CYCLES_FIRST 248
 #define CYCLES_LAST 260
+#define FIELDS 512
 #define INSTANCES 16
 #define PROCESSES 64
 #define EVENTS 256
@@ -19,6 +20,8 @@ typedef struct {
     char uuid[96], name[96], serial[64];
     step *steps; /* in order of key, then time */
     int n_steps, room;
+    /* Where the steps of a field (scope 0), of a metric's level and of its integral begin; -1. */
+    int field_at[FIELDS], level_at[METRICS_AT_MOST], whole_at[METRICS_AT_MOST];
     unsigned char has_metric[METRICS_AT_MOST], has_kind[4]; /* failing, slow, hanging calls, failing fields */
     instance instances[INSTANCES]; int n_instances;
     process processes[PROCESSES]; int n_processes;
@@ -42,9 +45,12 @@ int fake_is_still(void);
 void *fake_handle(int gpu_index, int instance_index);
 instance *fake_part(gpu *g, int by_instance_id, int id);
 const step *fake_find(const gpu *g, const char *key);
+const step *fake_find_at(const gpu *g, int first);
+int fake_first(const gpu *g, const char *key);
 double fake_value(const gpu *g, const char *key, double otherwise);
-/* Integral over time in µs of a key's value, or of the product of two keys' values. */
-double fake_integral(const gpu *g, const char *key, double to_us);
+/* Integral over time in µs of a key's value, or of the product of two keys' values; keys may
+ * be given by where their steps begin (-1: no second one). */
+double fake_product_at(const gpu *g, int first, int other, double from_us, double to_us);
 double fake_product(const gpu *g, const char *key, const char *other, double from_us, double to_us);
 double fake_reset_us(const gpu *g, double now_us);
 int fake_initialise(void);
