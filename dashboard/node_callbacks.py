@@ -55,6 +55,12 @@ def add_node_callbacks(dash: Any, api: ApiClient) -> None:
         except ApiError as error:
             return no_update, str(error), True, ""
 
+    _add_renewal(dash, api)
+
+
+def _add_renewal(dash: Any, api: ApiClient) -> None:
+    """The cards below the charts, anew at each tick."""
+
     @dash.callback(
         Output("nd-details", "children"),
         Input("nd-tick", "n_intervals"),

@@ -134,8 +134,8 @@ def open_to_read(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:
         raise UnsupportedError(
-            f"{path} may not be read: give the agent CAP_SYSLOG (AmbientCapabilities=CAP_SYSLOG in "
-            "its unit), or set kernel.dmesg_restrict=0; for a file, the group adm"
+            f"{path} may not be read: give the agent CAP_SYSLOG (in its unit AmbientCapabilities="
+            "CAP_SYSLOG and DeviceAllow=/dev/kmsg r), or for a file the group that owns it"
         ) from error
     except OSError as error:
         raise UnsupportedError(
