@@ -18,6 +18,10 @@ class FoldedLog:
         self._said: dict[str, tuple[int, int]] = {}
         """Key → when it was last said (µs, monotonic), repeats since."""
 
+    def __len__(self) -> int:
+        """Kinds that are remembered, 256 at most."""
+        return len(self._said)
+
     def warning(self, key: str, text: str, *values: object) -> None:
         """A warning of the kind `key`."""
         self._say(logging.WARNING, key, text, *values)
