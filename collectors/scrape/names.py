@@ -30,7 +30,7 @@ _PERCENT = 0.01
 _NS = 1e-3
 _S = 1e6
 
-_DCGM_DEVICE: Mapping[str, Name] = {
+DCGM_DEVICE: Mapping[str, Name] = {
     "SM_CLOCK": Name("sm_clock_mhz"),
     "SM_CLOCK_HERTZ": Name("sm_clock_mhz", 1e-6),
     "MEM_CLOCK": Name("memory_clock_mhz"),
@@ -112,7 +112,7 @@ _DCGM_DEVICE: Mapping[str, Name] = {
     "NVLINK_COUNT_RX_BYTES": Name("nvlink_rx_bytes"),
     "NVLINK_RX_BYTES_TOTAL": Name("nvlink_rx_bytes"),
 }
-_DCGM_PROFILING: Mapping[str, Name] = {
+DCGM_PROFILING: Mapping[str, Name] = {
     "GR_ENGINE_ACTIVE": Name("engine_activity", instance=True),
     "GR_ENGINE_UTIL_RATIO": Name("engine_activity", instance=True),
     "SM_ACTIVE": Name("sm_activity", instance=True),
@@ -142,7 +142,7 @@ _DCGM_PROFILING: Mapping[str, Name] = {
     "PCIE_TX_BYTES_TOTAL": Name("pcie_tx_bytes"),
     "PCIE_RX_BYTES_TOTAL": Name("pcie_rx_bytes"),
 }
-_SMI: Mapping[str, Name] = {
+SMI: Mapping[str, Name] = {
     "power_draw_instant_watts": Name("power_w"),
     "power_draw_average_watts": Name("power_average_w"),
     "power_draw_watts": Name("power_draw_w"),
@@ -200,12 +200,10 @@ _BASE_UNITS = ("_HERTZ", "_BYTES", "_JOULES_TOTAL", "_SECONDS_TOTAL")
 def name_of(series: str) -> Name | None:
     """What a series holds; None where the catalogue has nothing like it."""
     if series.startswith("DCGM_FI_DEV_"):
-        return _DCGM_DEVICE.get(series.removeprefix("DCGM_FI_DEV_"))
+        return DCGM_DEVICE.get(series.removeprefix("DCGM_FI_DEV_"))
     if series.startswith("DCGM_FI_PROF_"):
-        return _DCGM_PROFILING.get(series.removeprefix("DCGM_FI_PROF_"))
-    return (
-        _SMI.get(series.removeprefix("nvidia_smi_")) if series.startswith("nvidia_smi_") else None
-    )
+        return DCGM_PROFILING.get(series.removeprefix("DCGM_FI_PROF_"))
+    return SMI.get(series.removeprefix("nvidia_smi_")) if series.startswith("nvidia_smi_") else None
 
 
 def has_base_units(series: str) -> bool:

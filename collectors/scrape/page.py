@@ -20,8 +20,6 @@ _DRIVER = ("DCGM_FI_DRIVER_VERSION", "DCGM_FI_SYSTEM_DRIVER_VERSION", "driver_ve
 _HOST = ("Hostname", "hostname")
 _UTIL_HELP = re.compile(rb"^# HELP DCGM_FI_DEV_GPU_UTIL_RATIO .*$", re.MULTILINE)
 _PROFILED = frozenset(ACTIVITIES) | RATES.keys()
-_MOST_LINES = 50_000
-"""Pods come and go, and each makes lines of its own: beyond it all are learnt anew."""
 DCGM, SMI = "dcgm-exporter", "nvidia_gpu_exporter"
 
 
@@ -60,9 +58,14 @@ class Page:
 
 
 class PageReader:
-    """Of one exporter.  `read` costs about 0.4 µs a line once the lines are known."""
+    """Of one exporter.  `read` costs about 0.4 µs a line once the lines are known.
 
-    def __init__(self) -> None:
+    Pods come and go, and each makes lines of its own: beyond `most_lines` all
+    are learnt anew.
+    """
+
+    def __init__(self, *, most_lines: int = 50_000) -> None:
+        self._most_lines = most_lines
         self._known: dict[bytes, Series | None] = {}
         self._places = Places()
         self._host = self._driver = ""
@@ -102,8 +105,13 @@ class PageReader:
             self._exporter, self._host, self._driver, found, current, self._percent, rejects
         )
 
+    @property
+    def lines(self) -> int:
+        """How many are known."""
+        return len(self._known)
+
     def _learn(self, keys: list[bytes], body: bytes) -> None:
-        if len(self._known) > _MOST_LINES:
+        if self.lines > self._most_lines:
             self._known.clear()
             keys = [line[: line.rfind(b"}") + 1] for line in body.split(b"\n")]
         texts = {key: key.decode("utf-8", "replace") for key in keys if key[:1] != b"#"}
