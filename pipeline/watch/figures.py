@@ -94,12 +94,15 @@ def _delivered(
 ) -> tuple[Bools, F64, F64, F64, F64]:
     """What is measured, then PFLOPS with their bounds, then the estimates.
 
-    An estimate that stands in for a measurement is still none.
+    An estimate that stands in for a measurement is still none.  Where no time
+    was measured the counters stand still, and that is no zero.
     """
-    names = ("gflop", "gflop_lo", "gflop_hi", "gflop_estimated")
-    pflops, low, high, estimated = (
-        _without(rates[name] * _PFLOPS_PER_GFLOP_US, lost) for name in names
+    unmeasured = lost | (rates["gflop_measured_us"] == 0)
+    pflops, low, high = (
+        _without(rates[name] * _PFLOPS_PER_GFLOP_US, unmeasured)
+        for name in ("gflop", "gflop_lo", "gflop_hi")
     )
+    estimated = _without(rates["gflop_estimated"] * _PFLOPS_PER_GFLOP_US, lost)
     measured = ~np.isnan(pflops)
     if show_estimates:
         pflops, low, high = (np.where(measured, x, estimated) for x in (pflops, low, high))
