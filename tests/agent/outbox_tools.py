@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,15 @@ class SwitchedProducer:
 def message(text: str, topic: str = GPU, key: bytes = b"n1") -> Message:
     """A record."""
     return Message(topic, key, text.encode())
+
+
+def falls(numbers: Sequence[int]) -> int:
+    """The fewest rising rows that a sequence can be a mixture of: its longest falling one."""
+    ends: list[int] = []
+    for number in numbers:
+        at = bisect_left(ends, -number)
+        ends[at : at + 1] = [-number]
+    return len(ends)
 
 
 class CopiedSpool(Spool):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outbox_tools import Line, SwitchedProducer, message
+from outbox_tools import Line, SwitchedProducer, falls, message
 
 from collectors.contract.bus import Message
 from collectors.contract.topics import ALLOC, EVENTS, FACTS, GPU
@@ -115,15 +115,6 @@ def check(put: list[Message], taken: list[Message]) -> None:
             assert heard[-1:] == said[-1:]
 
 
-def falls(numbers: list[int]) -> int:
-    """The fewest rising rows that a sequence can be a mixture of: its longest falling one."""
-    longest: list[int] = []
-    for at, number in enumerate(numbers):
-        before = (longest[i] for i in range(at) if numbers[i] > number)
-        longest.append(1 + max(before, default=0))
-    return max(longest, default=0)
-
-
 async def run(steps: list[tuple[object, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
@@ -134,7 +125,7 @@ async def run(steps: list[tuple[object, ...]]) -> None:
     check(world.put, world.producer.taken)
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(st.lists(STEPS, max_size=16))
 def test_nothing_is_lost_and_order_holds(steps: list[tuple[object, ...]]) -> None:
     asyncio.run(run(steps))
