@@ -30,6 +30,7 @@ _UNSEEN = (
 )
 _DRA = re.compile(r"gpu-\d+(-mig-.*)?")
 """Names of NVIDIA's driver for dynamic resources: an index or a minor number, by its version."""
+_GPU_NAMES = ("GPU-", "MIG-", "gpu-", "mig-", "nvidia")
 PodFolders = Mapping[str, PodFolder]
 
 
@@ -75,7 +76,7 @@ class Kubelet:
         self.missing = {}
         if not self._answered and not self._settings.pod_resources.exists():
             return {}
-        listed = [pod for pod in self._listed() if pod.devices]
+        listed = [pod for pod in self._listed() if any(map(_may_be_gpu, pod.devices))]
         self._answered = True
         return self._seats(places, self._alive(listed, folders))
 
@@ -146,8 +147,8 @@ class Kubelet:
 
 
 def _may_be_gpu(device: str) -> bool:
-    """Plain numbers are the devices of other makers' plug-ins."""
-    return not device.replace(".", "").isdigit()
+    """Names of other makers' plug-ins could be taken for a GPU's number."""
+    return device.startswith(_GPU_NAMES)
 
 
 def _shares(device: str) -> bool:
