@@ -189,6 +189,8 @@ class GpmRequest:
         self._request = struct_type.from_buffer(self._bytes)
         self._request.version = _GPM_VERSION
         self._request.numMetrics = len(metrics)
+        # The bindings' own way of setting a member looks for text to encode.
+        self._set_older, self._set_newer = struct_type.sample1.__set__, struct_type.sample2.__set__
         self._call = Call(nvml, ["nvmlGpmMetricsGet"], self._request)
         start = struct_type.metrics.offset
         self._answers = slice(start, start + _GPM_METRIC.size * len(metrics))
@@ -197,7 +199,8 @@ class GpmRequest:
 
     def values(self, older: Any, newer: Any) -> list[float]:
         """Each metric as the driver gives it (percent, MiB/s, cycles); NaN where it has none."""
-        self._request.sample1, self._request.sample2 = older, newer
+        self._set_older(self._request, older)
+        self._set_newer(self._request, newer)
         self._bytes[self._answers] = self._blank
         self._call()
         return [

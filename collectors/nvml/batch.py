@@ -13,7 +13,9 @@ from collectors.nvml.errors import NO_DATA, UnknownFaultError, error_for
 from collectors.nvml.fields import PlannedField, raw_value
 
 _FIELD_VALUE = struct.Struct("=II16xiIQ")
-"""nvmlFieldValue_t: id, scope, stamp and latency (not read), type, return code, value."""
+"""nvmlFieldValue_t: id, scope, stamp and latency (not written by us), type, return code, value."""
+_ANSWER = struct.Struct("=24xiIQ")
+"""What is read of it: type, return code, value."""
 _INVALID_ARGUMENT = 2
 _FUNCTION = "nvmlDeviceGetFieldValues"
 
@@ -87,8 +89,8 @@ class FieldBatch:
     def _answers(self, prepared: _Prepared) -> dict[str, float]:
         values: dict[str, float] = {}
         unknown: UnknownFaultError | None = None
-        answers = _FIELD_VALUE.iter_unpack(prepared.memory)
-        for planned, (_, _, kind, code, bits) in zip(prepared.planned, answers, strict=True):
+        answers = _ANSWER.iter_unpack(prepared.memory)
+        for planned, (kind, code, bits) in zip(prepared.planned, answers, strict=True):
             if code:
                 error = self._failed(planned, code)
                 unknown = error if isinstance(error, UnknownFaultError) else unknown

@@ -49,9 +49,8 @@ class PlannedField:
     """(field, scope, factor) to try where the device does not give this one."""
 
     def convert(self, raw: float) -> float | None:
-        """The value in the catalogue's unit: int for a counter, float for a gauge."""
-        if not math.isfinite(raw):
-            return None
+        """The value of a finite one in the catalogue's unit: int for a counter, float for a
+        gauge; None outside the range."""
         if self.counter:
             value = int(raw) * self.factor // self.divisor
         else:
@@ -69,12 +68,18 @@ class PlannedField:
 def raw_value(kind: int, bits: int) -> float | None:
     """The value in a field's eight bytes by its NVML_VALUE_TYPE; None for the ways in which
     drivers write that there is none, and for types that are not known."""
-    if kind in {_UINT, _USHORT}:
-        most = _UNSIGNED_32 if kind == _UINT else 0xFFFF
-        value = bits & most
-        return None if value == most else value
-    if kind in {_ULONG, _ULONGLONG}:
+    if kind in (_ULONGLONG, _ULONG):  # a tuple of names: a set would be made each time
         return None if bits >= _BLANK_64 or bits == _UNSIGNED_32 else bits
+    if kind == _UINT:
+        value = bits & _UNSIGNED_32
+        return None if value == _UNSIGNED_32 else value
+    if kind == _USHORT:
+        value = bits & 0xFFFF
+        return None if value == 0xFFFF else value
+    return _signed_or_double(kind, bits)
+
+
+def _signed_or_double(kind: int, bits: int) -> float | None:
     if kind == _DOUBLE:
         return _finite(struct.unpack("=d", struct.pack("=Q", bits))[0])
     if kind == _SINT:

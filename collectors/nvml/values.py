@@ -36,20 +36,18 @@ class Faults:
     """Counts unknown faults of a device, whatever part of it met them."""
 
     def __init__(self) -> None:
-        self._in_a_row = 0
-
-    def answered(self) -> None:
-        """A call gave what it was asked for."""
-        self._in_a_row = 0
+        self.in_a_row = 0
+        """To be set to 0 by whatever gets what it asked for."""
 
     def failed(self, error: TransientError) -> None:
         """A call gave nothing this time; DeviceLostError at the third unknown fault in a row."""
-        self._in_a_row = self._in_a_row + 1 if isinstance(error, UnknownFaultError) else 0
-        if self._in_a_row >= _FAULTS_AT_MOST:
-            raise DeviceLostError(f"{error}, {self._in_a_row} times in a row") from error
+        self.in_a_row = self.in_a_row + 1 if isinstance(error, UnknownFaultError) else 0
+        if self.in_a_row >= _FAULTS_AT_MOST:
+            raise DeviceLostError(f"{error}, {self.in_a_row} times in a row") from error
 
 
 class _CallRow(NamedTuple):
+    name: str
     method: Callable[[], float]
     low: float
     high: float
@@ -89,7 +87,7 @@ class DeviceValues:
         seldom: dict[Thing, float] = {one.every_s: one.every_s for one in plan if one.every_s}
         rows = [CATALOGUE.by_name[name] for name in self._calls]
         seldom |= {row.name: row.every_s for row in rows if row.every_s}
-        self._always = [row.name for row in rows if not row.every_s]
+        self._always = [self._calls[row.name] for row in rows if not row.every_s]
         self._cadence = Cadence(seldom, self._phase)
 
     def _named_calls(self, planned: set[str], *, mig: bool) -> dict[str, _CallRow]:
@@ -103,7 +101,7 @@ class DeviceValues:
                 name = read.method if isinstance(read, CallRead) else metric.name
                 method = self._method(name)
                 if method is not None:
-                    calls[metric.name] = _CallRow(method, *metric.valid)
+                    calls[metric.name] = _CallRow(metric.name, method, *metric.valid)
                 elif isinstance(read, FieldRead):
                     self.unsupported[metric.name] = "this driver's branch has no such field"
         return calls
@@ -121,11 +119,12 @@ class DeviceValues:
         values = self._read_fields(fields)
         self._grow(values, now_us)
         self._readings.begin()
-        for name in self._always:
-            self._read_call(name, values)
-        for key in due:
-            if isinstance(key, str):
-                self._read_call(key, values)
+        self._read_calls(self._always, values)
+        if due:
+            seldom = [
+                self._calls[key] for key in due if isinstance(key, str) and key in self._calls
+            ]
+            self._read_calls(seldom, values)
         self._check_throttle(values, now_us)
         self._given |= values.keys()
         return values
@@ -134,7 +133,7 @@ class DeviceValues:
         wrong = self._throttle.wrong(values, now_us)
         for name in wrong:
             del values[name]
-            self._calls.pop(name, None)
+            self._drop_call(name)
             self._say(name, UnsupportedError("it stands still while its clocks are lowered"))
         if wrong:
             self._batch.drop(wrong)
@@ -146,7 +145,7 @@ class DeviceValues:
             self.faults.failed(error)
             return {}
         if values:
-            self.faults.answered()
+            self.faults.in_a_row = 0
         return values
 
     def _grow(self, values: dict[str, float], now_us: int) -> None:
@@ -166,21 +165,24 @@ class DeviceValues:
                 self.unsupported.pop(name, None)
                 values[name] = self._traffic[name].add(amount)
 
-    def _read_call(self, name: str, values: dict[str, float]) -> None:
-        row = self._calls.get(name)
-        if row is None:
-            return
-        try:
-            value = row.method()
-        except UnsupportedError as error:
-            del self._calls[name]
-            self._say(name, error)
-        except TransientError as error:
-            self.faults.failed(error)
-        else:
-            self.faults.answered()
-            if row.low <= value <= row.high and value != _NOT_A_VALUE:
-                values[name] = value
+    def _read_calls(self, rows: Sequence[_CallRow], values: dict[str, float]) -> None:
+        faults = self.faults
+        for row in rows:
+            try:
+                value = row.method()
+            except UnsupportedError as error:
+                self._drop_call(row.name)
+                self._say(row.name, error)
+            except TransientError as error:
+                faults.failed(error)
+            else:
+                faults.in_a_row = 0
+                if row.low <= value <= row.high and value != _NOT_A_VALUE:
+                    values[row.name] = value
+
+    def _drop_call(self, name: str) -> None:
+        self._calls.pop(name, None)
+        self._always = [row for row in self._always if row.name != name]
 
     def _field_missing(self, planned: PlannedField, error: UnsupportedError) -> None:
         """A field is left out for good; a call of the row's name stands in, but not for a
@@ -190,8 +192,8 @@ class DeviceValues:
         if method is None or (name in self._given and name not in _SAME_QUANTITY):
             self._say(name, error)
         else:
-            self._calls[name] = _CallRow(method, planned.low, planned.high)
-            self._always.append(name)
+            row = self._calls[name] = _CallRow(name, method, planned.low, planned.high)
+            self._always = [*self._always, row]
 
     def _say(self, name: str, error: UnsupportedError) -> None:
         self.unsupported[name] = str(error)
