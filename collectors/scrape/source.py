@@ -119,9 +119,9 @@ def create(options: SourceOptions, clock: Clock) -> ScrapeSource:
     """The entry point `petawatch.sources: scrape`.
 
     `extra` holds `urls`, one a line, or `targets`, the name of a file of them;
-    and may hold `interval` and `timeout` (seconds; 15 and 10), `ca` (a file of
-    authorities), `spool` and `state` (files).  `path` is a file of targets as
-    well.  Raises ValueError, OSError.
+    and may hold `interval` (seconds, before `interval_s`) and `timeout`, `ca`
+    (a file of authorities), `spool` and `state` (files).  `path` is a file of
+    targets as well.  Raises ValueError, OSError.
     """
     extra = options.extra
     unknown = sorted(set(extra) - set(_EXTRAS))
@@ -131,7 +131,7 @@ def create(options: SourceOptions, clock: Clock) -> ScrapeSource:
         raise ValueError("exporters show what is now: leave out site, truth and speed")
     named = extra.get("targets")
     path = options.path if named is None else Path(named)
-    interval_s = float(extra.get("interval", 15.0))
+    interval_s = float(extra.get("interval", options.interval_s))
     settings = ScrapeSettings(
         interval_s, float(extra.get("timeout", min(10.0, interval_s))),
         ca=_path(extra, "ca"), spool=_path(extra, "spool"), state=_path(extra, "state"),

@@ -61,7 +61,9 @@ def exporters(
 ) -> Source:
     """A fleet's exporters.  Claims are kept beside the other data, so that they outlive a restart."""
     extra = {"urls": "\n".join(urls), "state": str(settings.data / "scrape-claims.json")}
-    options = SourceOptions(path=targets, topic_prefix=settings.topic_prefix, extra=extra)
+    options = SourceOptions(
+        path=targets, interval_s=15.0, topic_prefix=settings.topic_prefix, extra=extra
+    )
     return make_source("scrape", options, clock)
 
 
