@@ -10,10 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from collectors.agent.commands import SHARED_VARIABLES
+from collectors.agent.settings import NodeSettings
 from collectors.contract.catalogue import CATALOGUE, CallRead, FieldRead, Metric
 from collectors.contract.schema import proto_text
 from collectors.contract.xids import ACTIONS, Advice, kinds, xids
-from collectors.kit.config import OTHER_VARIABLES, PREFIX, Setting, describe
+from collectors.kit.config import AGENT_PREFIX, OTHER_VARIABLES, PREFIX, Setting, describe
 from pipeline.settings import Settings, default_data
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -81,10 +83,22 @@ def _every(metric: Metric) -> str:
 
 def settings_page() -> str:
     """All settings as tables."""
+    head = ["| setting | environment | default | bounds | meaning |", "|---|---|---|---|---|"]
     rows = [
-        "| setting | environment | default | bounds | meaning |",
-        "|---|---|---|---|---|",
+        "## Pipeline",
+        "",
+        *head,
         *(_setting_row(item) for item in describe(Settings)),
+        "",
+        "## Agent",
+        "",
+        f"Of `petawatch agent`, which reads `{NodeSettings.file}` where `--config` and "
+        f"`{AGENT_PREFIX}CONFIG` name no other file. "
+        + ", ".join(f"`{PREFIX}{name}`" for name in SHARED_VARIABLES)
+        + " hold for it too.",
+        "",
+        *head,
+        *(_setting_row(item) for item in describe(NodeSettings)),
         "",
         "A setting marked with a key is a secret: give it as a file (`NAME_file`, "
         f"`{PREFIX}NAME_FILE`) rather than by itself. It is never shown.",
@@ -117,6 +131,8 @@ def _setting_row(item: Setting) -> str:
 def _default(value: Any) -> str:
     if value is None or value == ():
         return ""
+    if isinstance(value, tuple):
+        return ", ".join(f"`{one}`" for one in value)
     if value == default_data():
         return f"`{_PLACE}`"
     if isinstance(value, bool):

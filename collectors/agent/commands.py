@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 RESTART_STATUS = 75
 """EX_TEMPFAIL: only a new process can read again."""
-_SHARED = ("BUS", "NODE", "SPOOL", "TOPIC_PREFIX")
-"""Variables that are read without AGENT_ in them too, as other commands read them."""
+SHARED_VARIABLES = ("BUS", "NODE", "SPOOL", "TOPIC_PREFIX")
+"""Variables that hold without AGENT_ in them too, as other commands read them."""
 
 
 class RestartRefusal(click.ClickException):
@@ -83,7 +83,7 @@ def agent(
 def agent_settings(file: Path | None, options: Mapping[str, object]) -> NodeSettings:
     """The settings that hold for this process.  Raises ConfigError."""
     environ = dict(os.environ)
-    for name in _SHARED:
+    for name in SHARED_VARIABLES:
         shared = environ.get(f"PETAWATCH_{name}")
         if shared is not None:
             environ.setdefault(f"{NodeSettings.prefix}{name}", shared)

@@ -180,7 +180,7 @@ def _attributor(settings: NodeSettings, clock: Clock, state: Path | None) -> Pol
     from collectors.attribution.settings import AttributionSettings  # noqa: PLC0415
 
     where = AttributionSettings(
-        proc=settings.proc, pod_resources=settings.pod_resources,
+        proc=settings.proc, cgroups=settings.cgroups, pod_logs=settings.pod_logs, pod_resources=settings.pod_resources,
         job_mappings=settings.job_mappings,
         state=None if state is None else state / f"claims-{settings.name}.json",
     )  # fmt: skip

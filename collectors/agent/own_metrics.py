@@ -21,7 +21,7 @@ _P = "petawatch_agent_"
 
 
 def families(agent: Agent, settings: NodeSettings) -> list[Family]:
-    """The loop's."""
+    """Of the loop."""
     info = {"version": own_version(), "node": settings.name, "backend": settings.backend}
     states = [
         ({"slot": slot_text(slot), "state": state}, float(known.state == state))
@@ -51,10 +51,17 @@ def _resident_bytes() -> int:
 
 
 def outbox_families(outbox: Outbox) -> list[Family]:
-    """What became of every message."""
-    counts = outbox.counts
+    """What became of every message, and how the disk and the bus stand."""
+    counts, spool = outbox.counts, outbox.progress()
     ends = [({"end": end}, getattr(counts, end)) for end in counts.__slots__]
     return [
         Family(_P + "messages_total", "Messages, by what became of them.", ends),
-        single(_P + "messages_queued", "Messages that wait in memory.", outbox.queued),
-    ]
+        single(_P + "messages_queued", "Messages that are in memory.", outbox.queued),
+        single(_P + "bus_away", "1 while the bus does not answer.", float(spool.is_away)),
+        single(_P + "spool_records", "Records that wait on disk.", spool.left),
+        single(_P + "spool_bytes", "What they take.", spool.bytes),
+        single(_P + "spool_dropped_total", "Records that the bounds removed since the file was "
+               "made.", spool.dropped),
+        single(_P + "spool_rate", "Records a second that leave the disk.", spool.rate),
+        single(_P + "spool_failing", "1 while the disk cannot be used.", float(bool(spool.reason))),
+    ]  # fmt: skip

@@ -69,11 +69,11 @@ class NodeSettings(SettingsStruct, frozen=True, kw_only=True):
                 "folder."),
     ] = None  # fmt: skip
     spool_mb: Annotated[
-        int, setting("MiB that it may take; then the oldest go, and are counted.", ge=1, le=2**20)
+        int, setting("MiB that it may take; then the oldest go, and are counted.", ge=1, le=1_000_000)
     ] = 512
     spool_rate: Annotated[
         float, setting("Records a second sent from it once the bus is back.", ge=1, le=1_000_000)
-    ] = 200.0
+    ] = 20.0
     metrics_host: Annotated[
         str, setting("Address of the agent's own `/metrics`; it has no login.")
     ] = "127.0.0.1"
@@ -89,6 +89,12 @@ class NodeSettings(SettingsStruct, frozen=True, kw_only=True):
     ] = Path("/dev/kmsg")
     attribution: Annotated[bool, setting("Whether to find out who is on the GPUs.")] = True
     proc: Annotated[Path, setting("The host's `/proc`, for cgroups of processes.")] = Path("/proc")
+    cgroups: Annotated[Path, setting("The host's cgroups: which pods and jobs are alive.")] = Path(
+        "/sys/fs/cgroup"
+    )
+    pod_logs: Annotated[
+        Path, setting("The kubelet's folder of pod logs, whose names join pods and their cgroups.")
+    ] = Path("/var/log/pods")
     pod_resources: Annotated[
         Path, setting("The kubelet's pod-resources socket.")
     ] = Path("/var/lib/kubelet/pod-resources/kubelet.sock")  # fmt: skip

@@ -69,7 +69,11 @@ class AgentSource:
                 most_bytes=settings.spool_mb * 2**20,
             )  # fmt: skip
             await spool.open()
-        outbox = Outbox(producer, self._clock, spool=spool)
+        outbox = Outbox(producer, self._clock, spool=spool, spool_rate=settings.spool_rate)
+
+        def waiting() -> tuple[int, int]:
+            progress = outbox.progress()
+            return progress.left, progress.dropped
 
         def more() -> Sequence[Family]:
             return outbox_families(outbox)
@@ -77,7 +81,7 @@ class AgentSource:
         node = self.node = NodeAgent(
             self._backend, self._clock, settings, _sending(outbox, settings.topic_prefix),
             opened=self._opened, ticks=self._ticks, state=settings.spool_path.parent,
-            waiting=lambda: (spool.left, spool.dropped) if spool is not None else (0, 0),
+            waiting=waiting,
             more=more,
         )  # fmt: skip
         ended = asyncio.Event()
