@@ -28,6 +28,7 @@ OTHER_VARIABLES = {
     "NODE": "The agent's node name, as `PETAWATCH_AGENT_NODE`.",
     "SPOOL": "The agent's spool file, as `PETAWATCH_AGENT_SPOOL`.",
     "AGENT_CONFIG": "The agent's settings file, where `--config` does not name one.",
+    "JOBS": "Folder that Slurm's prolog and epilog of `deploy/slurm` write into.",
     "CACHE": "Where the real services for tests are kept; else `~/.cache/petawatch`.",
     "REQUIRE_STACK": "1: tests fail where the real services cannot be had.",
     "REQUIRE_BROWSER": "1: tests fail where there is no Chromium.",
@@ -124,9 +125,7 @@ class Setting:
 def describe(kind: type[SettingsStruct]) -> list[Setting]:
     """All settings of a struct, in the order of their definition."""
     hints = get_type_hints(kind, include_extras=True)
-    return [
-        _describe(item, hints[item.name], kind.prefix) for item in msgspec.structs.fields(kind)
-    ]
+    return [_describe(item, hints[item.name], kind.prefix) for item in msgspec.structs.fields(kind)]
 
 
 def _describe(item: msgspec.structs.FieldInfo, hint: Any, prefix: str) -> Setting:
