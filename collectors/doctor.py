@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import importlib.metadata
+import logging
 import platform
 import sys
 
@@ -112,6 +113,14 @@ def gather() -> list[Check]:
     return found
 
 
+def _of_gpus(backend: str) -> list[Check]:
+    root = logging.getLogger()
+    if root.level == logging.INFO:
+        # What the readings say in passing, the report says in order.
+        root.setLevel(logging.WARNING)
+    return gpu_checks(backend, _wait)
+
+
 def _wait(seconds: float) -> None:
     asyncio.run(SystemClock().sleep(seconds))
 
@@ -135,8 +144,10 @@ def doctor(*, as_json: bool, gpu: bool, backend: str, fleet: bool, url: str) -> 
         raise click.UsageError("--gpu looks here and --fleet at all nodes: write one of them")
     if fleet:
         found = fleet_checks(*fleet_of(url))
+    elif gpu:
+        found = _of_gpus(backend)
     else:
-        found = gpu_checks(backend, _wait) if gpu else gather()
+        found = gather()
     for check in found:
         click.echo(msgspec.json.encode(check).decode() if as_json else _line(check))
     if any(check.verdict is Verdict.FAIL for check in found):

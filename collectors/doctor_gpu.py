@@ -115,9 +115,11 @@ def _read(device: Device) -> str:
 def _devices(facts: Sequence[GpuFacts], troubles: dict[str, str]) -> list[Check]:
     checks: list[Check] = []
     whole = [fact for fact in facts if not fact.parent]
-    for place, fact in enumerate(whole):
-        name = f"GPU {place if fact.number is None else fact.number}"
+    for fact in whole:
+        name = f"GPU {fact.slot if fact.number is None else fact.number}"
         checks.append(_state(name, fact, troubles.get(fact.slot, "")))
+        if checks[-1].verdict is Verdict.FAIL:
+            continue
         parts = [one for one in facts if one.parent == fact.slot]
         if parts:
             profiles = ", ".join(one.profile or one.slot for one in parts)
@@ -163,10 +165,11 @@ def grouped(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], list[
 def _missing(facts: Sequence[GpuFacts]) -> list[Check]:
     """One line per signal and reason, not per GPU."""
     rows = [(fact.slot, name, why) for fact in facts for name, why in fact.unsupported.items()]
-    many = len(facts)
+    whole = {fact.slot for fact in facts if not fact.parent and fact.state == "ok"}
     checks: list[Check] = []
     for (signal, why), slots in grouped(rows).items():
-        where = "everywhere" if len(slots) == many else f"on {', '.join(slots)}"
+        everywhere = len(whole) > 1 and set(slots) >= whole
+        where = "by any GPU" if everywhere else f"by {', '.join(slots)}"
         checks.append(Check(signal, Verdict.WARN, f"not given {where}: {why}"))
     return checks
 

@@ -39,7 +39,7 @@ def measuring_card(node: Json, places: Mapping[str, str]) -> Component:
         for gpu in told
     ]  # fmt: skip
     methods = table(("GPU", "Method", "Coverage", "Doubts", "Why not better"), rows, ("Coverage",))
-    lacks = _lacks(agent, told, places)
+    lacks = _lacks(node, told, places)
     return card("measuring", title, "coverage since the agent's start", html.Div([methods, *lacks]))
 
 
@@ -83,23 +83,30 @@ def _doubts(values: Json) -> str:
     )
 
 
-def _lacks(agent: Json, told: Sequence[Json], places: Mapping[str, str]) -> list[Component]:
+def _lacks(node: Json, told: Sequence[Json], places: Mapping[str, str]) -> list[Component]:
     """A line per signal and reason, on the GPUs that lack it."""
     found: dict[tuple[str, str], list[str]] = {}
+    agent: Json = node["agent"]
     missing: Mapping[str, str] = agent.get("missing") or {}
     for signal, why in missing.items():
         found[signal, why] = ["the node"]
+    shared = {str(one["slot"]): one["shared"] for one in node.get("instances") or ()}
     for gpu in told:
         for signal, why in gpu["unsupported"].items():
+            if signal in shared.get(str(gpu["slot"]), ()):
+                continue  # it is the GPU's, and shown as such
             found.setdefault((signal, why), []).append(places.get(gpu["slot"], gpu["slot"]))
     if not found:
         return [html.P("Every signal can be had here.", className="pw-note nd-hint")]
+    all_whole = {places.get(gpu["slot"], gpu["slot"]) for gpu in told if not gpu.get("parent")}
+    whole = all_whole if len(all_whole) > 1 else set[str]()
     rows = [
         html.Tr(
             [
                 html.Th(signal.replace("_", " "), scope="row"),
                 html.Td(
-                    "all" if len(where) == len(told) > 1 else ", ".join(where), className="nd-where"
+                    "all" if whole and whole <= set(where) else ", ".join(where),
+                    className="nd-where",
                 ),
                 html.Td(why, className="nd-do"),
             ]

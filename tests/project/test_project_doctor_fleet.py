@@ -248,11 +248,11 @@ def test_gpus_are_read_twice_and_told_with_what_they_lack(monkeypatch: pytest.Mo
     assert backend.closed
     assert found["GPU 3"].verdict is Verdict.OK
     assert found["GPU 3 FLOP"].found == "gpm_cycles"
-    assert found["GPU 1 MIG"].found == "1 instances: 1g.10gb"
-    assert found["GPU 1 FLOP"].verdict is Verdict.WARN
-    assert found["GPU 1 FLOP"].found == "none (1g.10gb): the model is unknown"
-    assert found["fan_ratio"].found == "not given everywhere: passively cooled"
-    assert found["persistence_mode"].found == "not given on 0000:1b:00.0: off"
+    assert found["GPU 0000:43:00.0 MIG"].found == "1 instances: 1g.10gb"
+    assert found["GPU 0000:43:00.0 FLOP"].verdict is Verdict.WARN
+    assert found["GPU 0000:43:00.0 FLOP"].found == "none (1g.10gb): the model is unknown"
+    assert found["fan_ratio"].found == "not given by any GPU: passively cooled"
+    assert found["persistence_mode"].found == "not given by 0000:1b:00.0: off"
     assert found["Events"].found.startswith("events need CAP_X")
     assert "Kernel log" in found
 
@@ -260,8 +260,9 @@ def test_gpus_are_read_twice_and_told_with_what_they_lack(monkeypatch: pytest.Mo
 def test_a_lost_gpu_and_a_gone_driver_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Device([GpuFacts("0000:1b:00.0", state="lost")], DeviceLostError("code 15"))
     found = {check.name: check for check in look(monkeypatch, lambda: Backend([lost]))}
-    assert found["GPU 0"].verdict is Verdict.FAIL
-    assert "code 15" in found["GPU 0"].found
+    assert found["GPU 0000:1b:00.0"].verdict is Verdict.FAIL
+    assert "code 15" in found["GPU 0000:1b:00.0"].found
+    assert not any("FLOP" in name for name in found)
     gone = Device([], DriverGoneError("code 9"))
     found = {check.name: check for check in look(monkeypatch, lambda: Backend([gone]))}
     assert (found["Driver"].verdict, found["Driver"].found) == (Verdict.FAIL, "code 9")
