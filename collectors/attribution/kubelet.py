@@ -28,6 +28,7 @@ _UNSEEN = (
     "whether pods are alive cannot be told of all: show the agent the host's /sys/fs/cgroup and "
     "/var/log/pods"
 )
+_HINT = "; the socket is root's: run the agent as root, or leave pods to processes' cgroups"
 _DRA = re.compile(r"gpu-\d+(-mig-.*)?")
 """Names of NVIDIA's driver for dynamic resources: an index or a minor number, by its version."""
 _GPU_NAMES = ("GPU-", "MIG-", "gpu-", "mig-", "nvidia")
@@ -74,11 +75,22 @@ class Kubelet:
         `folders` are the pods' folders of logs, by UID.
         """
         self.missing = {}
-        if not self._answered and not self._settings.pod_resources.exists():
+        if not self._answered and not self._is_there():
             return {}
         listed = [pod for pod in self._listed() if any(map(_may_be_gpu, pod.devices))]
         self._answered = True
         return self._seats(places, self._alive(listed, folders))
+
+    def _is_there(self) -> bool:
+        try:
+            self._settings.pod_resources.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SourceAwayError(
+                f"{self._settings.pod_resources}: {error.strerror}{_HINT}"
+            ) from error
+        return True
 
     def _listed(self) -> list[PodDevices]:
         try:
@@ -94,9 +106,7 @@ class Kubelet:
             answer = call(path, _LIST, b"", clock=self._clock, timeout_s=self._settings.timeout_s)
             return parse_pods(answer)
         except (CallError, ValueError) as error:
-            hint = (
-                "" if os.access(path, os.W_OK) else "; the socket is root's: run the agent as root"
-            )
+            hint = "" if os.access(path, os.W_OK) else _HINT
             raise SourceAwayError(f"{path}: {error}{hint}") from error
 
     def _alive(self, listed: Iterable[PodDevices], folders: PodFolders) -> list[_Pod]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,10 +70,16 @@ class Stamp(NamedTuple):
     changed_ns: int
 
 
-def read_file(path: Path | str) -> tuple[Stamp, bytes]:
-    """The file's stamp and content.  Raises OSError, MappingError."""
-    with open(path, "rb") as file:  # noqa: PTH123 - the stamp must be of the file that is read
+def read_file(path: str) -> tuple[Stamp, bytes]:
+    """The file's stamp and content.  Raises OSError; MappingError for one that anybody may have written."""
+    folder = Path(path).parent.stat()
+    # Of a pipe, which would be waited for, nothing is read.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
         told = os.fstat(file.fileno())
+        if not stat.S_ISREG(told.st_mode):
+            raise MappingError("no plain file")
+        if told.st_mode & stat.S_IWOTH or told.st_uid not in {0, os.geteuid(), folder.st_uid}:
+            raise MappingError("others than root and the folder's owner can write it")
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise MappingError(f"larger than {_MOST_BYTES} bytes")

@@ -126,14 +126,17 @@ class Processes:
 
     def _read(self, pid: int, place: int) -> _Process | None:
         head, _, tail = _text(place, "stat").rpartition(")")
-        start = int(tail.split()[19])
+        fields = tail.split()
+        start = int(fields[19])
         known = self._known.get(pid)
         if known is not None and known.start == start and (known.job or any(known.group)):
             return known
         if head.partition("(")[2] in _HELPERS:
             return None
         group = parse_cgroup(_text(place, "cgroup"))
-        job = "" if group.job or group.pod else _job_of_environment(place)
+        # Reading the memory of a process that hangs in a driver may hang too.
+        quiet = group.job or group.pod or fields[0] == "D"
+        job = "" if quiet else _job_of_environment(place)
         return _Process(start, group, job, _uid(place))
 
     def _shown(

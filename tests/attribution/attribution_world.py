@@ -87,11 +87,12 @@ class World:
         start: int = 1_000,
         comm: str = "python",
         uid: int = 1_234,
+        state: str = "S",
         environ: Mapping[str, str] | None = None,
     ) -> None:
         place = self.proc / str(pid)
         place.mkdir(exist_ok=True)
-        after = " ".join(["S", *["0"] * 18, str(start), "0", "0"])
+        after = " ".join([state, *["0"] * 18, str(start), "0", "0"])
         (place / "stat").write_text(f"{pid} ({comm}) {after}\n")
         (place / "cgroup").write_text(cgroup + "\n")
         (place / "status").write_text(f"Name:\t{comm}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,28 @@ def test_lines_that_are_no_jobs_are_ignored(world: World, content: str):
     assert "not a job" in world.missing["job_mappings"]
 
 
-def test_a_folder_at_a_files_place_is_ignored(world: World):
-    (world.jobs / "0").mkdir()
-    assert world.poll().occupants == {}
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_plain_file_is_ignored_and_not_waited_for(
+    world: World, make: Callable[[Path], None]
+):
+    make(world.jobs / "0")
+    world.lines("1", "5")
+    assert world.poll().occupants == {SLOTS[1]: "slurm:5"}
     assert "job_mappings" in world.missing
+
+
+def test_a_file_that_anybody_can_write_proves_nothing(world: World):
+    world.record("a", gpu=0, job="1", account="rich").chmod(0o666)
+    assert world.poll().occupants == {}
+    assert "can write it" in world.missing["job_mappings"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_proves_nothing(world: World):
+    os.chown(world.record("a", gpu=0, job="1", account="rich"), 4_711, 4_711)
+    assert world.poll().occupants == {}
+    os.chown(world.jobs, 4_711, 4_711)
+    assert world.poll().occupants == {SLOTS[0]: "slurm:1"}
 
 
 def test_files_older_than_the_boot_are_left_over(world: World):

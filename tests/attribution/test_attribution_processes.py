@@ -82,6 +82,13 @@ def test_a_sluid_alone_is_a_name_and_says_what_is_missing(world: World):
     assert "CAP_SYS_PTRACE" in world.missing["environ"]
 
 
+def test_the_memory_of_a_process_that_hangs_in_a_driver_is_not_read(world: World):
+    world.process(10, "0::/system.slice/ssh.service", environ={"SLURM_JOB_ID": "7"}, state="D")
+    assert world.poll(on(0, 10)).occupants == {}
+    world.process(10, "0::/system.slice/ssh.service", environ={"SLURM_JOB_ID": "7"})
+    assert world.poll(on(0, 10)).occupants == {SLOTS[0]: "slurm:7"}
+
+
 def test_an_environment_does_not_overrule_a_cgroup(world: World):
     world.process(10, JOB.format(7), environ={"SLURM_JOB_ID": "999", "SLURM_JOB_ACCOUNT": "rich"})
     world.process(11, POD.format(PODS.format(1)), environ={"SLURM_JOB_ID": "999"})
