@@ -125,12 +125,15 @@ class NvmlBackend:
         uuid, model, serial = texts
         return Identity(slot, uuid, model, serial, pci_device_id)
 
-    def _renew(self, found: _Found, around: Surroundings) -> None:
-        """Takes over devices that are new, back, or others than were there."""
+    def _renew(self, found: _Found, around: Surroundings, *, stale: bool = False) -> None:
+        """Takes over devices that are new, back, or others than were there; all of them where
+        the handles of those that are known are stale.  Whoever lists devices meanwhile sees
+        all that are known."""
         devices = dict(self._devices)
         for position, (slot, (handle, identity)) in enumerate(found.items()):
             known = devices.get(slot)
-            if known is not None and not known.lost and known.uuid == identity.uuid:
+            same = known is not None and not known.lost and known.uuid == identity.uuid
+            if same and not stale:
                 continue
             key = (slot, identity.uuid, around.host)
             energy = self._energies.setdefault(key, EnergyEpochs(identity.uuid, around.host))
@@ -138,8 +141,11 @@ class NvmlBackend:
             devices[slot] = NvmlDevice(around, handle, identity, energy, phase=phase)
             if known is not None:
                 known.release()
-                _log.info("gpu_back slot=%s uuid=%s", slot_text(slot), identity.uuid)
+                if not same:
+                    _log.info("gpu_back slot=%s uuid=%s", slot_text(slot), identity.uuid)
             self._listen_anew = True
+        for slot in devices.keys() - found.keys() if stale else ():
+            devices[slot].lose("it was not there when the library started again")
         self._devices = dict(sorted(devices.items()))
 
     def devices(self) -> Sequence[NvmlDevice]:
@@ -196,6 +202,9 @@ class NvmlBackend:
             return
         with self._gate:
             self._renew(self._find(self._nvml.count()), around)
+        events = self._events
+        if events is not None and events.incomplete:
+            self._listen_anew = True
 
     def _start_again(self, around: Surroundings) -> bool:
         """A fresh start of the library, after which it sees GPUs that came back; False where a
@@ -206,10 +215,7 @@ class NvmlBackend:
                 return False
             self._release()
             self._nvml.open()
-            found = self._find(self._nvml.count())
-            lost = {slot: device for slot, device in self._devices.items() if slot not in found}
-            self._devices = lost
-            self._renew(found, around)
+            self._renew(self._find(self._nvml.count()), around, stale=True)
             return True
         finally:
             self._gate.reopen()

@@ -123,16 +123,19 @@ class NvmlDevice:
                     self._free()
 
     def _guarded(self, call: Callable[[], _Answer]) -> _Answer:
-        if self._released:
-            raise TransientError("the device has been found anew")
         if self.lost:
             raise DeviceLostError(self._reason)
+        if self._released:
+            raise TransientError("the device has been found anew")
         try:
             return call()
         except DeviceLostError as error:
-            self.state = "needs_reset" if isinstance(error, NeedsResetError) else "lost"
-            self._reason = str(error)
+            self.lose(str(error), "needs_reset" if isinstance(error, NeedsResetError) else "lost")
             raise
+
+    def lose(self, reason: str, state: str = "lost") -> None:
+        """Leaves it alone until a rescan finds it again."""
+        self.state, self._reason = state, reason
 
     def _read(self) -> list[Sample]:
         if self._limits is None:

@@ -64,6 +64,8 @@ class EventSet:
         self._nvml = nvml
         self.refused: dict[int, str] = {}
         """Slots without events → why."""
+        self.incomplete = not gpus
+        """Whether some of them may have events at another time."""
         self._gpus: Mapping[int, Watched] = {}
         self._set: Any = None
         try:
@@ -85,20 +87,22 @@ class EventSet:
         heard = [gpu for gpu in left if gpu.slot not in self.refused]
         self._gpus = {_address(gpu.handle): gpu for gpu in heard}
         if not heard:
-            self.close()
-            reasons = "; ".join(sorted(set(self.refused.values()))) or "no GPUs"
-            raise UnsupportedError(f"no events: {reasons}")
+            reasons = "; ".join(sorted(set(self.refused.values()))) or "no GPU to hear of"
+            kind = TransientError if self.incomplete else UnsupportedError
+            raise kind(f"no events: {reasons}")
 
     def _register_each(self, gpus: Sequence[Watched]) -> Watched | None:
         """The GPU after which the set may no longer be used, if there is one."""
         for gpu in gpus:
             try:
                 self._register_one(gpu)
-            except UnknownFaultError as error:
+            except UnsupportedError as error:
                 self.refused[gpu.slot] = str(error)
-                return gpu
-            except (UnsupportedError, TransientError, DeviceLostError) as error:
+            except (TransientError, DeviceLostError) as error:
                 self.refused[gpu.slot] = str(error)
+                self.incomplete = True
+                if isinstance(error, UnknownFaultError):
+                    return gpu
         return None
 
     def _register_one(self, gpu: Watched) -> None:

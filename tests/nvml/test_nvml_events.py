@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,12 @@ from fake_nvml import (
 from manual_clock import ManualClock
 
 from collectors.contract.identity import slot_text
-from collectors.contract.source import DeviceEvent, DriverGoneError, UnsupportedError
+from collectors.contract.source import (
+    DeviceEvent,
+    DeviceLostError,
+    DriverGoneError,
+    UnsupportedError,
+)
 from collectors.nvml.backend import NvmlBackend
 
 ALL_TYPES = 0xFFFF
@@ -116,6 +122,47 @@ def test_a_gpu_that_cannot_be_registered_costs_the_others_nothing(
     assert "events" not in second.facts()[0].unsupported
     backend.close()
     assert library.fakeLiveSets() == live
+
+
+def test_while_all_gpus_are_lost_events_are_not_given_up(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    """Who hears that there are none stops asking: it must be so for good."""
+    gpu = whole_h100()
+    gpu.sets["events"] = ALL_TYPES
+    gpu.events = [FakeEvent(5, XID, 79)]
+    fake_nvml.clock.set_us(0)
+    fake_nvml.write([replace(gpu, fails={"nvmlDeviceGetTemperature": 15})])
+    backend.open()
+    with pytest.raises(DeviceLostError):
+        backend.devices()[0].read()
+    assert backend.wait_events(0.05) == ()
+    fake_nvml.write([gpu])
+    backend.rescan()
+    assert backend.wait_events(0) == []
+    fake_nvml.clock.set_us(6_000_000)
+    assert [event.code for event in heard(backend)] == [79]
+
+
+def test_a_gpu_refused_for_now_is_registered_after_a_rescan(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    one, other = whole_h100(0x1B), whole_h100(0x3B)
+    for gpu in (one, other):
+        gpu.sets["events"] = ALL_TYPES
+        gpu.events = [FakeEvent(5, XID, gpu.bus)]
+    one.fails = {"nvmlDeviceRegisterEvents": 27}
+    fake_nvml.clock.set_us(0)
+    fake_nvml.write([one, other])
+    backend.open()
+    assert backend.wait_events(0) == []
+    one.fails = {}
+    fake_nvml.write([one, other])
+    backend.rescan()
+    assert backend.wait_events(0) == []
+    fake_nvml.clock.set_us(6_000_000)
+    assert {event.code for event in heard(backend)} == {0x1B, 0x3B}
+    assert "events" not in backend.devices()[0].facts()[0].unsupported
 
 
 @pytest.mark.parametrize("code", [15, 999, 21])

@@ -107,6 +107,28 @@ def test_a_lost_gpu_that_only_a_fresh_library_sees_is_found(
     assert library.fakeOpen() == opened
 
 
+def test_a_gpu_that_a_fresh_library_does_not_see_is_lost_until_it_does(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    gpus = eight_gpus()
+    fake_nvml.write(gpus)
+    backend.open()
+    gpus[2].fails = {"all": 15}
+    fake_nvml.write(gpus)
+    with pytest.raises(DeviceLostError):
+        backend.devices()[2].read()
+    gpus[5].fails = {"nvmlDeviceGetHandleByIndex_v2": 10}
+    fake_nvml.write(gpus)
+    for _ in range(10):
+        backend.rescan()
+    with pytest.raises(DeviceLostError):
+        backend.devices()[5].read()
+    gpus[5].fails = {}
+    fake_nvml.write(gpus)
+    backend.rescan()
+    assert backend.devices()[5].read()[0].values["power_w"] == 390.78
+
+
 def test_a_new_index_is_no_new_gpu(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
     gpus = eight_gpus()
     fake_nvml.write(gpus)
