@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ MAX_EVENT_BYTES, MAX_FACTS_BYTES = 16_384, 2**20
 MAX_LABELS = 500
 OTHER = "other"
 _AT_ONCE = 5_000
+_STRANGER_US = 86_400_000_000
 _LATEST_US = 2**62 // 1_000
 _Key = tuple[str, int, str, str, int | None]
 _Label = tuple[str, str, str]
@@ -136,6 +137,16 @@ class FleetLog:
             self._board.add("fleet_refused")
             return
         self.facts[facts.node] = (bus_us, facts)
+
+    def agents(self, installed: Container[str]) -> dict[str, tuple[int, NodeFacts]]:
+        """As `facts`, in order of name, without nodes that are neither installed nor heard of
+        within a day: the bus remembers those for a year."""
+        oldest_us = self._clock.wall_us() - _STRANGER_US
+        return {
+            node: told
+            for node, told in sorted(self.facts.items())
+            if node in installed or told[0] >= oldest_us
+        }
 
     def events(self, wanted: Callable[[Event], bool], limit: int) -> tuple[int, list[Event]]:
         """How many of those held are wanted, and the newest of them, newest first."""

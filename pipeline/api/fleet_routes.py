@@ -93,11 +93,12 @@ async def agents(api: Served, query: Annotated[queries.AgentQuery, Query()]) -> 
     spool, how each GPU's FLOP are found, and which signals it does not give and why."""
     offsets, now_us = clock_offsets(api), api.deps.clock.wall_us()
     installed = api.places().nodes
+    known = api.fleet_log.agents(installed)
     rows: list[dict[str, Any]] = []
-    for node in sorted({*installed, *api.fleet_log.facts}):
+    for node in sorted({*installed, *known}):
         if query.node not in (None, node):
             continue
-        told = api.fleet_log.facts.get(node)
+        told = known.get(node)
         row: dict[str, Any] = (
             {"node": node, "known": False, "clock_offset_us": offsets.get(node)}
             if told is None

@@ -105,7 +105,8 @@ async def metrics(api: Served) -> Response:
         up = 0
     blocks += prometheus.render_process(api.answers)
     blocks += prometheus.render_health(api.hub.health())
-    blocks += render_fleet_log(api.fleet_log, api.deps.clock.wall_us())
+    installed = api.places().nodes
+    blocks += render_fleet_log(api.fleet_log, installed, api.deps.clock.wall_us())
     kind = "# TYPE petawatch_series_store_up gauge\n"
     blocks.append(f"{kind}petawatch_series_store_up {up}\n".encode())
     return Response(b"".join(blocks), media_type=prometheus.CONTENT_TYPE)

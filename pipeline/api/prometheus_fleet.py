@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from pipeline.api.fleet_log import FleetLog
 from pipeline.api.prometheus import labels_text
@@ -10,9 +10,10 @@ from pipeline.api.prometheus import labels_text
 _Sample = tuple[Mapping[str, str], float]
 
 
-def render_fleet_log(log: FleetLog, now_us: int) -> list[bytes]:
+def render_fleet_log(log: FleetLog, installed: Container[str], now_us: int) -> list[bytes]:
     """Events by kind, code and whom they concern, and per node its agent's facts."""
-    agents = [(name, bus_us, facts) for name, (bus_us, facts) in sorted(log.facts.items())]
+    told = log.agents(installed).items()
+    agents = [(name, bus_us, facts) for name, (bus_us, facts) in told]
     counted = [
         ({"kind": kind, "code": code, "concerns": concerns}, float(many))
         for (kind, code, concerns), many in sorted(log.counts.items())

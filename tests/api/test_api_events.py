@@ -153,6 +153,21 @@ async def test_agents_are_told_with_silent_and_unknown_nodes(centre: Centre) -> 
     assert [row["node"] for row in one["agents"]] == [NAMES[0]]
 
 
+async def test_a_stranger_is_forgotten_after_a_day_and_an_installed_node_is_not(
+    centre: Centre,
+) -> None:
+    await send(centre, facts(), facts("stranger"))
+    async with client_of(centre.app()) as client:
+        await held(centre, 2)
+        assert 'node="stranger"' in (await client.get("/metrics")).text
+        centre.clock.ahead_us += 86_500_000_000
+        names = [row["node"] for row in (await client.get("/api/v1/agents")).json()["agents"]]
+        assert names == sorted(NAMES)
+        text = (await client.get("/metrics")).text
+    assert f'petawatch_agent_info{{node="{NAMES[0]}"' in text
+    assert 'node="stranger"' not in text
+
+
 def instance_minutes(minute: int) -> MinuteParts:
     """Both rows of `minute_parts`, of which the second is an instance with less."""
     parts = minute_parts(minute, 1)
