@@ -56,7 +56,7 @@ class Outbox:
         *,
         spool: Spool | None = None,
         most: int = 10_000,
-        spool_rate: float = 20.0,
+        spool_rate: float = 200.0,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._producer, self._clock, self._spool = producer, clock, spool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -200,6 +201,9 @@ class Spool:
         self._close()
         aside = f"{self._path.name}.broken-{self._clock.wall_us() // 1_000_000}"
         try:
+            # One is enough to look into; a failing disk must not be filled with them.
+            for old in self._path.parent.glob(f"{glob.escape(self._path.name)}.broken-*"):
+                old.unlink()
             for ending in ("", "-wal", "-shm"):
                 part = self._path.with_name(self._path.name + ending)
                 if part.exists():

@@ -32,6 +32,8 @@ class SpoolFile(LogFile):
 
     def __init__(self, path: Path, clock: Clock, most_bytes: int) -> None:
         self._most_bytes = most_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)  # jobs and tenants are nobody else's business on the node
         super().__init__(path, clock, read_only=False, fsync=True)
 
     def keep(self, messages: Sequence[Message]) -> list[int]:

@@ -72,10 +72,11 @@ class BusUnavailableError(ConnectionError):
 
 
 class TopicMissingError(BusUnavailableError):
-    """The bus answers, and has no such topic; it may be created yet.  Nothing of the send was taken."""
+    """The bus answers, and this topic cannot be written; that may change.  Nothing of the send
+    was taken."""
 
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"topic {topic} is not there; create the topics first")
+    def __init__(self, topic: str, why: str = "is not there; create the topics first") -> None:
+        super().__init__(f"topic {topic} {why}")
         self.topic = topic
 
 

@@ -18,6 +18,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.producer import AIOKafkaProducer
 
@@ -168,6 +169,9 @@ class KafkaProducer:
                 return len(await client.partitions_for(topic))
         except TimeoutError:
             raise TopicMissingError(topic) from None
+        except TopicAuthorizationFailedError:
+            why = "may not be written by this client; its access list must say so"
+            raise TopicMissingError(topic, why) from None
 
     async def _round(self, queues: _Queues, refused: dict[str, list[Message]]) -> None:
         """Sends each partition's next batch; a refused one is halved until the guilty record is alone."""

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,11 +16,32 @@ from collectors.contract.bus import Message
 from collectors.contract.topics import ALLOC, EVENTS, FACTS, GPU
 
 TOPICS = (GPU, EVENTS, ALLOC, FACTS)
-STEPS = st.one_of(
-    st.tuples(st.just("put"), st.sampled_from(TOPICS), st.integers(0, 2), st.integers(1, 5)),
-    st.tuples(st.sampled_from(["up", "down", "hang", "kill", "stop"])),
-    st.tuples(st.just("wait"), st.floats(0.1, 40.0)),
-    st.tuples(st.sampled_from(["missing", "there"]), st.sampled_from(TOPICS)),
+PUTS = st.lists(st.tuples(st.sampled_from(TOPICS), st.sampled_from([b"a", b"b"])), max_size=6)
+
+
+class Round(NamedTuple):
+    """What happens to the bus, what is put, how much time goes by, and how the process ends."""
+
+    bus: str
+    missing: str | None
+    first: list[tuple[str, bytes]]
+    wait_s: float
+    then: list[tuple[str, bytes]]
+    end: str
+
+
+ROUNDS = st.lists(
+    st.builds(
+        Round,
+        bus=st.sampled_from(["up", "up", "down", "hang"]),
+        missing=st.sampled_from([None, None, *TOPICS]),
+        first=PUTS,
+        wait_s=st.sampled_from([0.0, 0.5, 2.0, 5.0, 40.0]),
+        then=PUTS,
+        end=st.sampled_from(["", "", "kill", "stop"]),
+    ),
+    min_size=1,
+    max_size=5,
 )
 
 
@@ -33,7 +55,7 @@ class World:
         self.line = self._new(folder / "spool")
 
     def _new(self, path: Path) -> Line:
-        return Line(path, producer=self.producer, spool_rate=40.0)
+        return Line(path, producer=self.producer, spool_rate=2.0)
 
     async def start(self) -> None:
         await self.line.__aenter__()
@@ -43,36 +65,25 @@ class World:
         await self.line.until(lambda: self.line.outbox.is_safe, step_s=0.01)
         assert self.line.balanced()
 
-    async def do(self, step: tuple[object, ...]) -> None:
-        name, *rest = step
-        producer = self.producer
-        if name == "put":
-            topic, key, number = rest
-            assert isinstance(topic, str)
-            assert isinstance(number, int)
-            for _ in range(number):
-                one = message(f"{len(self.put)}", topic, f"key {key}".encode())
-                self.put.append(one)
-                self.line.outbox.put(one)
-                assert self.line.balanced()
-        elif name in {"up", "down"}:
-            producer.away = name == "down"
-            producer.goes_on.set()
-        elif name == "hang":
-            producer.goes_on.clear()
-        elif name == "wait":
-            await self.line.until(self._passing(rest[0]), step_s=1.0)
-        elif name in {"missing", "there"}:
-            assert isinstance(rest[0], str)
-            (producer.missing.add if name == "missing" else producer.missing.discard)(rest[0])
-        else:
-            await self._end(kill=name == "kill")
-        assert self.line.balanced()
+    def _take(self, puts: list[tuple[str, bytes]]) -> None:
+        for topic, key in puts:
+            one = message(f"{len(self.put)}", topic, key)
+            self.put.append(one)
+            self.line.outbox.put(one)
+            assert self.line.balanced()
 
-    def _passing(self, seconds: object):  # noqa: ANN202 - a condition
-        assert isinstance(seconds, float)
-        until_us = self.line.clock.monotonic + seconds * 1e6
-        return lambda: self.line.clock.monotonic >= until_us
+    async def do(self, one: Round) -> None:
+        producer = self.producer
+        producer.away = one.bus == "down"
+        (producer.goes_on.clear if one.bus == "hang" else producer.goes_on.set)()
+        producer.missing = set() if one.missing is None else {one.missing}
+        self._take(one.first)
+        until_us = self.line.clock.monotonic + one.wait_s * 1e6
+        await self.line.until(lambda: self.line.clock.monotonic >= until_us, step_s=0.5)
+        self._take(one.then)
+        if one.end:
+            await self._end(kill=one.end == "kill")
+        assert self.line.balanced()
 
     async def _end(self, *, kill: bool) -> None:
         """kill -9 once nothing is in memory alone, or a stop at any moment; then a new process."""
@@ -115,17 +126,17 @@ def check(put: list[Message], taken: list[Message]) -> None:
             assert heard[-1:] == said[-1:]
 
 
-async def run(steps: list[tuple[object, ...]]) -> None:
+async def run(rounds: list[Round]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
         await world.start()
-        for step in steps:
-            await world.do(step)
+        for one in rounds:
+            await world.do(one)
         await world.finish()
     check(world.put, world.producer.taken)
 
 
-@settings(max_examples=40)
-@given(st.lists(STEPS, max_size=16))
-def test_nothing_is_lost_and_order_holds(steps: list[tuple[object, ...]]) -> None:
-    asyncio.run(run(steps))
+@settings(max_examples=25)
+@given(ROUNDS)
+def test_nothing_is_lost_and_order_holds(rounds: list[Round]) -> None:
+    asyncio.run(run(rounds))

@@ -129,6 +129,13 @@ async def test_a_clock_that_runs_wild_while_the_network_is_away_costs_nothing(
         assert await emptied(spool) == numbered(6)
 
 
+async def test_nobody_else_on_the_node_can_read_it(tmp_path: Path) -> None:
+    async with opened(Spool(tmp_path / "new" / "spool", ManualClock())) as spool:
+        await spool.append(numbered(1))
+        for name in ("spool", "spool-wal"):
+            assert (tmp_path / "new" / name).stat().st_mode & 0o077 == 0
+
+
 async def test_an_emptied_file_gives_the_disk_back(tmp_path: Path) -> None:
     path = tmp_path / "spool"
     async with opened(Spool(path, ManualClock())) as spool:
@@ -180,7 +187,12 @@ async def test_a_broken_file_is_set_aside(tmp_path: Path, harm: object) -> None:
         await line.until(lambda: line.outbox.is_safe and line.spool.left == 1, step_s=0.5)
         assert line.spool.set_aside == 1
         assert line.outbox.progress().reason == ""
-    assert _aside(tmp_path)
+    harm(path)
+    async with opened(Spool(path, ManualClock(wall_us=1))) as spool:
+        with contextlib.suppress(BusUnavailableError):
+            await spool.append(numbered(1))
+        assert spool.set_aside == 1
+    assert {one.name.partition("-")[2] for one in _aside(tmp_path)} <= {"0", "0-wal", "0-shm"}
 
 
 async def test_a_file_that_breaks_later_is_set_aside_and_its_records_count_as_dropped(
