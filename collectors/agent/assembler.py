@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from collectors.agent.integrals import ActivityRule, SlotIntegrals
 from collectors.contract.catalogue import (
@@ -190,9 +191,26 @@ class NodeAssembler:
         columns: dict[str, list[float]] = {}
         for name, counts in self._metrics:
             if name in there:
-                convert = _counter if counts else _gauge
-                columns[name] = [convert(row.get(name)) for row in rows]
+                column = [row.get(name) for row in rows]
+                columns[name] = _counters(column) if counts else _gauges(column)
         return columns
+
+
+def _counters(column: list[float | None]) -> list[float]:
+    """Most columns are whole and within bounds, and pass as they are."""
+    if None not in column:
+        whole = cast("list[float]", column)
+        if min(whole) >= 0 and max(whole) < COUNTER_LIMIT:
+            return [int(value) for value in whole]
+    return [_counter(value) for value in column]
+
+
+def _gauges(column: list[float | None]) -> list[float]:
+    if None not in column:
+        whole = cast("list[float]", column)
+        if min(whole) > -_LARGEST_FLOAT and max(whole) < _LARGEST_FLOAT:
+            return whole
+    return [_gauge(value) for value in column]
 
 
 def _counter(value: float | None) -> int:
