@@ -61,7 +61,7 @@ class Agent:
         self._slots = Slots(clock, self.say, folded)
         self.driver = Driver(
             backend, clock, self._lanes, self.say, folded, self.take_driver_events,
-            rescan_s=settings.rescan_s, retry_s=settings.retry_s, release_s=settings.release_s,
+            rescan_s=settings.rescan_s, retry_s=settings.retry_s, release_s=settings.release_s, stuck_s=settings.stuck_s,
             opened=opened, listens=settings.listens,
         )  # fmt: skip
         self._desk = EventDesk(settings.node, clock, self.occupant_of)
@@ -225,7 +225,11 @@ class Agent:
 
     def take_events(self, events: Sequence[DeviceEvent], source: str) -> None:
         """What somebody reported: `driver` or `kernel_log`."""
+        labels = self._slots.labels()
         for event in events:
+            if event.slot in labels and not event.uuid:
+                # The kernel log knows places only.
+                event = event._replace(uuid=labels[event.slot].uuid)  # noqa: PLW2901
             if event.kind == "mig_changed":
                 self.driver.search_soon()
             for told in self._desk.take(event, source):

@@ -25,6 +25,8 @@ class AgentSettings:
     facts_s: float = 600.0
     retry_s: float = 60.0
     release_s: float = 900.0
+    stuck_s: float = 120.0
+    """A driver that must be closed and has a call under way for so long ends the process."""
     share: float = 0.3
     """Share of the interval after which a device is left to its thread and the next is read."""
     budget: float = 0.9

@@ -122,23 +122,36 @@ async def _print(
     backend: Backend, clock: Clock, settings: NodeSettings, *, opened: bool, ticks: int | None
 ) -> None:
     stop = asyncio.Event()
+    write = _Lines(stop).write
 
     def on_record(record: NodeRecord) -> None:
-        _write(record_line(record, node.agent.labels()))
+        write(record_line(record, node.agent.labels()))
 
     receivers = Receivers(
-        on_record, lambda event: _write(event_line(event)),
-        lambda one: _write(allocation_line(one, settings.name)),
-        lambda facts: _write(facts_line(facts)),
+        on_record, lambda event: write(event_line(event)),
+        lambda one: write(allocation_line(one, settings.name)),
+        lambda facts: write(facts_line(facts)),
     )  # fmt: skip
     node = NodeAgent(backend, clock, settings, receivers, opened=opened, ticks=ticks)
     with stop_signals(stop), release_signal(node.agent.driver.release):
         await node.run(stop)
 
 
-def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+class _Lines:
+    """Standard output; who reads it may leave, and then `stop` is set."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def write(self, line: bytes) -> None:
+        try:
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self._stop.set()
+            # What is still to be said, and Python's own last flush, go nowhere.
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 -- a descriptor is wanted
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def _send(source: AgentSource, producer: Producer) -> None:
@@ -192,21 +205,22 @@ async def _print_scraped(source: ScrapeSource, *, once: bool) -> None:
     from collectors.scrape.fleet import Receivers as Taken  # noqa: PLC0415
 
     labels: dict[str, dict[int, SlotLabels]] = {}
+    stop = asyncio.Event()
+    write = _Lines(stop).write
 
     def on_record(record: NodeRecord) -> None:
         known = labels.setdefault(record.node, {})
         known.update({label.slot: label for label in record.labels})
-        _write(record_line(record, known))
+        write(record_line(record, known))
 
     receivers = Taken(
-        record=on_record, event=lambda event: _write(event_line(event)),
-        allocation=lambda one: _write(allocation_line(one, one.subjects[0].node)),
-        facts=lambda facts: _write(facts_line(facts)),
+        record=on_record, event=lambda event: write(event_line(event)),
+        allocation=lambda one: write(allocation_line(one, one.subjects[0].node)),
+        facts=lambda facts: write(facts_line(facts)),
     )  # fmt: skip
     if once:
         await source.collect_once(receivers)
         return
-    stop = asyncio.Event()
     with stop_signals(stop):
         await source.collect(receivers, stop)
 

@@ -35,12 +35,13 @@ class Driver:
     def __init__(
         self, backend: Backend, clock: Clock, lanes: Lanes, say: Say, folded: FoldedLog,
         on_events: Callable[[Sequence[DeviceEvent]], object],
-        *, rescan_s: float, retry_s: float, release_s: float, opened: bool, listens: bool,
+        *, rescan_s: float, retry_s: float, release_s: float, stuck_s: float, opened: bool,
+        listens: bool,
     ) -> None:  # fmt: skip
         self._backend, self._clock, self._lanes = backend, clock, lanes
         self._say, self._folded = say, folded
         self._rescan_s, self._retry_s, self._release_s = rescan_s, retry_s, release_s
-        self._listens = listens
+        self._stuck_s, self._listens = stuck_s, listens
         self._listener = Listener("driver_events", backend.wait_events, on_events, self._deaf)
         self._errand: asyncio.Task[None] | None = None
         self._fatal: RestartNeededError | None = None
@@ -164,6 +165,17 @@ class Driver:
             _log.info("driver_events_missing reason=%s", self.deaf)
 
     async def _let_go(self) -> None:
+        try:
+            async with asyncio.timeout(self._stuck_s):
+                await self._close()
+        except TimeoutError as error:
+            # As long as it hangs the library cannot be closed, and all GPUs would stay dark.
+            raise RestartNeededError(
+                f"a call into the driver has not come back for {self._stuck_s:.0f} s: only a new "
+                "process can let the driver go"
+            ) from error
+
+    async def _close(self) -> None:
         await self._listener.stop()
         await self._lanes.idle()
         await in_thread(self._backend.close, "driver close")
@@ -196,7 +208,7 @@ class Driver:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                await self._let_go()
+                await self._close()
         except TimeoutError:
             hung = len(self._lanes.stuck())
             _log.warning("driver_not_closed calls_under_way=%d: they end with the process", hung)

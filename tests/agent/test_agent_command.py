@@ -60,7 +60,9 @@ def next_record(process: subprocess.Popen[str]) -> dict[str, Any]:
     """The next line that is a record."""
     assert process.stdout is not None
     while True:
-        found = lines(process.stdout.readline())
+        line = process.stdout.readline()
+        assert line, "it has ended"
+        found = lines(line)
         if found:
             return found[0]
 
@@ -255,6 +257,21 @@ def test_driver_and_library_that_differ_end_it_for_the_supervisor(
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 75, errors
     assert "restart_needed" in errors
+    assert "Traceback" not in errors
+
+
+def test_who_reads_its_lines_may_leave(node: FakeNvml, tmp_path: Path) -> None:
+    node.write(eight_gpus())
+    with subprocess.Popen(
+        [PETAWATCH, "agent", "--stdout", "--interval", "0.1"], env=environment(node, tmp_path),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        next_record(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(30) == 0, errors
     assert "Traceback" not in errors
 
 

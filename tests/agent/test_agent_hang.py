@@ -18,7 +18,7 @@ from collectors.agent.around import AgentSettings
 from collectors.agent.lanes import Lanes, joined
 from collectors.contract.flop import FlopFlag, FlopMethod, FlopWindow
 from collectors.contract.record import NodeRecord
-from collectors.contract.source import DriverGoneError
+from collectors.contract.source import DriverGoneError, RestartNeededError
 from collectors.contract.topics import Event
 from collectors.kit.clock import SystemClock
 
@@ -212,6 +212,21 @@ async def test_gone_beside_a_hanging_call_is_closed_only_when_it_has_ended() -> 
         await until(lambda: "driver_back" in node.kinds())
         assert (node.backend.closed, node.backend.opened) == (1, 1)
         await until(lambda: all(read(node.records[-1])))
+
+
+async def test_gone_beside_a_call_that_never_ends_is_a_case_for_a_new_process() -> None:
+    """Else all GPUs would stay dark for the sake of one."""
+    node = Node(count=2)
+    node.agent = Agent(
+        node.backend, SystemClock(), AgentSettings("n1", INTERVAL_S, stuck_s=0.5),
+        node.records.append, node.events.append,
+    )  # fmt: skip
+    node.hang(0)
+    node.devices[1].error = DriverGoneError("driver not loaded")
+    with pytest.raises(RestartNeededError, match="only a new process"):
+        await asyncio.wait_for(node.agent.run(asyncio.Event()), 10)
+    assert node.backend.closed == 0
+    node.held.set()
 
 
 WINDOWS = st.builds(

@@ -334,6 +334,14 @@ async def test_events_come_on_a_thread_of_their_own_which_is_out_before_the_driv
     assert node.backend.closed == 1, "the scripted backend refuses to be closed while listened to"
 
 
+async def test_the_kernel_log_knows_places_and_the_agent_who_sits_there() -> None:
+    node = Node()
+    await node.tick()
+    node.agent.take_events([DeviceEvent("xid", 2, code=79), DeviceEvent("xid", 77)], "kernel_log")
+    told = [(event.uuid, event.source) for event in node.events]
+    assert told == [("GPU-2", "kernel_log"), ("", "kernel_log")]
+
+
 async def test_no_events_to_be_had_is_a_fact() -> None:
     node = Node(real=True)
     stop = asyncio.Event()
