@@ -45,8 +45,9 @@ class MappingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """With its zone."""
     boot: str | None = None
     """The kernel's boot id: of another boot is a job that is over."""
-    shared: bool = False
-    """Whether the scheduler gives the GPU to other jobs at the same time (shards, MPS)."""
+    shared: bool | None = None
+    """Whether the scheduler gives the GPU to other jobs at the same time (shards, MPS); None is
+    not known."""
     scheduler: str = "slurm"
 
     @property

@@ -3,8 +3,9 @@
 - A file of an earlier boot is left over: by the boot id in it; without one, when it
   is older than the boot and was there when the agent began to look.
 - So is that of a job whose cgroup was there and has been gone for a while.
-- Of several jobs on a GPU that are not said to share it only the one that began last
-  has it: schedulers never hand out a GPU twice.
+- Of several jobs on a GPU of which the last to begin is said not to share it, only that
+  one has it: schedulers never hand out a GPU twice.
+- Of several of which some have a cgroup, one that has had none for a while is over.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class _Seat(NamedTuple):
     slots: Sequence[int]
     holder: Holder
     sluid: str
+    abandoned: bool
+    """Whether it has had no cgroup for a while, which proves nothing by itself."""
     order: tuple[int, int]
     """Greater began later: its start, or when the file was written; the place in the file."""
 
@@ -58,8 +61,8 @@ class Mappings:
         self._stamps: dict[str, tuple[Stamp, bool]] = {}
         """By file its last stamp, and whether it came while the agent looked."""
         self._looked = False
-        self._grouped: dict[str, int] = {}
-        """By job when its cgroup was last there (µs, monotonic)."""
+        self._grouped: dict[str, tuple[int, bool]] = {}
+        """By job when its cgroup was last there (µs, monotonic), and whether it ever was."""
         self._ignored: dict[str, str] = {}
         self.sluids: dict[str, str] = {}
         """By SLUID the numbers of the jobs that have files."""
@@ -128,8 +131,10 @@ class Mappings:
         slots = _known(places.find(Path(path).name), Path(path).name)
         start_us = self._start_us(stamp.changed_ns // 1_000) if len(jobs) == 1 else None
         return [
-            _Seat(path, slots, Holder(SLURM, job, start_us=start_us, shares=True), "", (0, number))
-            for number, job in enumerate(jobs)
+            _Seat(path, slots, holder, "", abandoned=False, order=(0, number))
+            for number, holder in enumerate(
+                Holder(SLURM, job, start_us=start_us, shares=True) for job in jobs
+            )
         ]
 
     def _check_boot(self, boot: str | None, stamp: Stamp, *, fresh: bool) -> None:
@@ -150,10 +155,11 @@ class Mappings:
             start_us=self._start_us(start_us),
             account=record.account or "",
             user=record.user or "",
-            shares=record.shared,
+            shares=record.shared is not False,
         )
         began_us = stamp.changed_ns // 1_000 if start_us is None else start_us
-        return _Seat(path, _slots(record, places), holder, record.sluid or "", (began_us, 0))
+        slots = _slots(record, places)
+        return _Seat(path, slots, holder, record.sluid or "", abandoned=False, order=(began_us, 0))
 
     def _start_us(self, told_us: int | None) -> int | None:
         """A start that can be: of this boot, and not to come."""
@@ -166,15 +172,18 @@ class Mappings:
         now_us = self._clock.monotonic_us()
         running = _running_jobs(self._settings.cgroups)
         names = {name for seat in seats for name in (seat.holder.name, seat.sluid) if name}
-        self._grouped = {job: at_us for job, at_us in self._grouped.items() if job in names}
-        self._grouped.update(dict.fromkeys(names & running, now_us))
+        # For a job that has not had one yet its time begins when it is first listed.
+        self._grouped = {job: self._grouped.get(job, (now_us, False)) for job in names}
+        self._grouped.update(dict.fromkeys(names & running, (now_us, True)))
+        before_us = now_us - int(self._settings.dead_job_s * 1e6)
         living: list[_Seat] = []
         for seat in seats:
-            last_us = max(self._grouped.get(name, -1) for name in (seat.holder.name, seat.sluid))
-            if 0 <= last_us < now_us - self._settings.dead_job_s * 1e6:
+            ids = [name for name in (seat.holder.name, seat.sluid) if name]
+            abandoned = all(self._grouped[name][0] < before_us for name in ids)
+            if abandoned and any(self._grouped[name][1] for name in ids):
                 ignored[seat.path] = f"job {seat.holder.name} is over: its cgroup is gone"
             else:
-                living.append(seat)
+                living.append(seat._replace(abandoned=abandoned))
         return living
 
     def _say(self, ignored: dict[str, str]) -> None:
@@ -197,15 +206,14 @@ def _holders(told: Sequence[_Seat], ignored: dict[str, str]) -> list[Holder]:
     jobs: dict[str, _Seat] = {}
     for seat in told:  # a record tells more of a job than a line does, and is later in order
         jobs[seat.holder.text] = seat
-    latest = max(jobs.values(), key=lambda one: one.order)
-    if latest.holder.shares:
-        holding = [seat for seat in jobs.values() if seat.holder.shares]
-    else:
-        holding = [latest]
+    kept = [seat for seat in jobs.values() if not seat.abandoned] or list(jobs.values())
+    latest = max(kept, key=lambda one: one.order)
+    if not latest.holder.shares:
+        kept = [latest]
     for seat in jobs.values():
-        if seat not in holding:
-            ignored[seat.path] = f"{latest.holder.text} has its GPU and began later"
-    return [seat.holder for seat in holding]
+        if seat not in kept:
+            ignored[seat.path] = f"its GPU is {latest.holder.text}'s by now"
+    return [seat.holder for seat in kept]
 
 
 def _slots(record: MappingRecord, places: Places) -> list[int]:

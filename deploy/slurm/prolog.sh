@@ -45,10 +45,17 @@ case $gpus in
     '' | NoDevFiles | -1) exit 0 ;; # a job without GPUs
 esac
 
-# Parts of a GPU are given to several jobs at a time.
-shared=false
+# Whether other jobs may have the GPU at the same time.  Slurm 22.05 tells a prolog nothing of
+# shards, so it is known to be not shared only where the cluster has neither shards nor MPS.
+shared=null
 if [ -n "${SLURM_SHARDS_ON_NODE:-}" ] || [ -n "${CUDA_MPS_ACTIVE_THREAD_PERCENTAGE:-}" ]; then
     shared=true
+else
+    types=$(grep -ihE '^[[:space:]]*GresTypes[[:space:]]*=' "${SLURM_CONF:-/etc/slurm/slurm.conf}" 2>/dev/null)
+    case $types in
+        '' | *[Ss][Hh][Aa][Rr][Dd]* | *[Mm][Pp][Ss]*) ;;
+        *) shared=false ;;
+    esac
 fi
 
 start=$(date -u -d "@${SLURM_JOB_START_TIME:-}" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null) ||

@@ -192,16 +192,30 @@ def test_a_job_that_steps_again_has_held_its_gpu_all_the_time(world: World):
 
 def test_a_gpu_that_is_not_shared_is_that_of_the_job_that_began_last(world: World):
     old_us, new_us = world.clock.wall - 900_000_000, world.clock.wall - 60_000_000
-    world.record("b", gpu=0, job="2", start=iso(new_us))
-    world.record("a", gpu=[0, 1], job="1", start=iso(old_us))
+    world.record("b", gpu=0, job="2", start=iso(new_us), shared=False)
+    world.record("a", gpu=[0, 1], job="1", start=iso(old_us), shared=False)
     assert world.poll().occupants == {SLOTS[0]: "slurm:2", SLOTS[1]: "slurm:1"}
-    assert "began later" in world.missing["job_mappings"]
+    assert "slurm:2's by now" in world.missing["job_mappings"]
 
 
-def test_a_shared_gpu_is_that_of_all_that_share_it(world: World):
-    world.record("a", gpu=0, job="1", shared=True)
-    world.record("b", gpu=0, job="2", shared=True)
-    assert world.poll().occupants == {SLOTS[0]: "slurm:1,slurm:2"}
+@pytest.mark.parametrize("shared", [True, None])
+def test_a_gpu_that_may_be_shared_is_that_of_all_on_it(world: World, shared: bool | None):
+    world.record("a", gpu=0, job="1", shared=shared)
+    world.record("b", gpu=0, job="2", shared=shared)
+    for _ in range(100):
+        assert world.poll().occupants == {SLOTS[0]: "slurm:1,slurm:2"}
+
+
+def test_beside_a_job_with_a_cgroup_one_that_never_had_one_is_left_over(world: World):
+    (world.cgroups / "system.slice/slurmstepd.scope/job_2").mkdir(parents=True)
+    world.record("a", gpu=[0, 1], job="1")
+    world.record("b", gpu=0, job="2")
+    assert world.poll(seconds=200).occupants[SLOTS[0]] == "slurm:1,slurm:2"
+    world.poll(seconds=200)
+    world.poll(seconds=200)
+    world.poll()
+    # Where nobody contradicts it, it stays: an interactive job may be between two steps.
+    assert world.poll().occupants == {SLOTS[0]: "slurm:2", SLOTS[1]: "slurm:1"}
 
 
 def test_a_requeued_job_is_a_new_claim(world: World):

@@ -61,6 +61,30 @@ def test_a_job_comes_and_goes(slurm: World):
     assert slurm.poll().occupants == {}
 
 
+@pytest.mark.parametrize(
+    ("types", "shared"),
+    [
+        ("GresTypes=gpu", False),
+        (" gresTypes = gpu,nic", False),
+        ("GresTypes=gpu,shard", None),
+        ("GresTypes=gpu,MPS", None),
+        ("#GresTypes=gpu", None),
+        (None, None),
+    ],
+)
+def test_a_gpu_is_known_to_be_a_jobs_own_only_where_nothing_is_shared(
+    slurm: World, types: str | None, shared: bool | None
+):
+    conf = slurm.folder / "slurm.conf"
+    if types is not None:
+        conf.write_text(f"ClusterName=c\n{types}\n")
+    for job in ("1", "2"):
+        run(slurm, "prolog.sh", SLURM_JOB_ID=job, SLURM_JOB_GPUS="0", SLURM_CONF=str(conf))
+    assert record(slurm, "1")["shared"] is shared
+    both = {"slurm:1", "slurm:2"}
+    assert set(slurm.poll().occupants[SLOTS[0]].split(",")) <= both
+
+
 def test_two_jobs_share_by_shards(slurm: World):
     for job in ("1", "2"):
         run(
