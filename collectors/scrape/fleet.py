@@ -87,7 +87,7 @@ class Fleet:
         async with self._fetcher() as fetcher:
             exporters = [_Exporter(target) for target in self._list.targets]
             self._exporters.update({one.target.url: one for one in exporters})
-            await asyncio.gather(*(self._ask(fetcher, one) for one in exporters))
+            await asyncio.gather(*(self._guarded(fetcher, one) for one in exporters))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks all of them again and again until `stop`."""

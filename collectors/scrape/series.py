@@ -94,13 +94,19 @@ class Places:
 
     def __init__(self) -> None:
         self._info: dict[str, Mapping[str, str]] = {}
+        self._known: dict[Place, Place] = {}
 
     def inform(self, labels: Mapping[str, str]) -> None:
         """Takes an info series, whose labels belong to all lines of its UUID."""
         self._info[uuid_of(labels)] = labels
 
     def place(self, labels: Mapping[str, str]) -> Place | None:
-        """Where a line belongs; None where its labels name no GPU or not a whole one."""
+        """Where a line belongs, one object for all lines of a place; None where its labels name
+        no GPU."""
+        found = self._place(labels)
+        return None if found is None else self._known.setdefault(found, found)
+
+    def _place(self, labels: Mapping[str, str]) -> Place | None:
         if any(labels.get(name) for name in _OTHER_ENTITIES):
             return None
         uuid = uuid_of(labels)
