@@ -22,6 +22,9 @@ _SLOWEST_US = 1_000
 """A call that takes longer, twice in a row, is not worth it: both ends of a window will do."""
 _IN_A_ROW = 2
 _NOTHING_AT_MOST = 5
+_OTHER_SHARE = 0.1
+_OTHER_AT_MOST = 10
+"""So many times in a row the newest one may differ from what the clock is now."""
 
 
 class Buffered(NamedTuple):
@@ -37,16 +40,19 @@ class ClockBuffer:
     def __init__(self, nvml: Nvml, handle: Any, clock: Clock) -> None:
         self._nvml, self._handle, self._clock = nvml, handle, clock
         self._seen_us = 0
-        self._slow = self._nothing = 0
+        self._slow = self._nothing = self._other = 0
         self._function: Callable[..., int] | None = None
         self._kind, self._count = ctypes.c_uint(), ctypes.c_uint()
         self._room = bytearray()
         self._array: Any = None
         self.useful = True
 
-    def take(self) -> Buffered:
-        """Empty where there is nothing.  Raises DeviceLostError, DriverGoneError or
-        RestartNeededError."""
+    def take(self, now_mhz: float | None = None) -> Buffered:
+        """Empty where there is nothing.  `now_mhz` is the clock by the usual call: a buffer that
+        holds something else is given up.
+
+        Raises DeviceLostError, DriverGoneError or RestartNeededError.
+        """
         if not self.useful:
             return Buffered([], 0)
         began_us = self._clock.monotonic_us()
@@ -60,8 +66,15 @@ class ClockBuffer:
         slow = self._clock.monotonic_us() - began_us > _SLOWEST_US
         self._slow = self._slow + 1 if slow else 0
         self._nothing = 0 if buffered.clocks_mhz else self._nothing + 1
-        self.useful = self._slow < _IN_A_ROW and self._nothing < _NOTHING_AT_MOST
-        return buffered
+        if buffered.clocks_mhz and now_mhz is not None:
+            other = abs(buffered.clocks_mhz[-1] - now_mhz) > _OTHER_SHARE * now_mhz
+            self._other = self._other + 1 if other else 0
+        self.useful = (
+            self._slow < _IN_A_ROW
+            and self._nothing < _NOTHING_AT_MOST
+            and self._other < _OTHER_AT_MOST
+        )
+        return buffered if not self._other else Buffered([], 0)
 
     def _ask(self, array: Any) -> None:
         function = self._function

@@ -21,7 +21,7 @@ _AGREEMENT = 0.03
 _WINDOWS = 5
 _BUSY = 0.05
 """Least tensor activity at which a comparison says something."""
-_STEADY = 0.02
+_STEADY = 0.05
 """A clock that moves more within a window is not known well enough to compare with."""
 _MISSING_AT_MOST = 2
 _WRAPS = (32, 40, 48, 52, 53, 56, 64)
@@ -174,6 +174,6 @@ def _step(before: float | None, now: float, most: float) -> float | None:
         return now - before if now - before <= most else None
     for bits in _WRAPS:
         size = float(1 << bits)
-        if before < size and now - before + size <= most:
+        if before <= size and now - before + size <= most:
             return now - before + size
     return None

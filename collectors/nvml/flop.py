@@ -150,7 +150,7 @@ class FlopMeter:
         ends = flops.ends_clock(before_mhz, now_mhz)
         if self._buffer is None or not self._buffer.useful:
             return ends
-        clocks, span_us = self._buffer.take()
+        clocks, span_us = self._buffer.take(now_mhz)
         covered = min(1.0, span_us / window.elapsed_us)
         believed = covered >= _COVERED_AT_LEAST and max(clocks) <= self._most_mhz()
         return flops.buffered_clock(ends, clocks, covered) if believed else ends
