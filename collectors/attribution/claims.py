@@ -46,6 +46,8 @@ class Claims:
         self._open: dict[int, list[OpenClaim]] = defaultdict(list)
         self._told: list[Allocation] = []
         self._saved_us = self._weighed_us = self._polled_us = clock.monotonic_us()
+        self._now_us = clock.wall_us()
+        """Of the poll, the same for all that it finds."""
         self._restore()
 
     def _restore(self) -> None:
@@ -82,6 +84,7 @@ class Claims:
         `held` are the kinds of source that cannot say anything now: their
         claims stay as they are, and nothing of lower rank takes their place.
         """
+        self._now_us = self._clock.wall_us()
         for slot in sorted({*self._open, *seen}):
             self._update(slot, seen.get(slot), held)
         self._weigh(busy)
@@ -91,7 +94,7 @@ class Claims:
         if told or now_us - self._saved_us >= _SAVE_US:
             self._saved_us = now_us
             claims = [claim for some in self._open.values() for claim in some]
-            self._file.save(self._boot, self._clock.wall_us(), claims)
+            self._file.save(self._boot, self._now_us, claims)
         return told
 
     def _update(self, slot: int, seen: Seen | None, held: Collection[str]) -> None:
@@ -105,7 +108,7 @@ class Claims:
                 holders.remove(same)
                 self._keep(claim, same)
             elif rank > RANK[claim.kind]:
-                self._close(claim, self._clock.wall_us())
+                self._close(claim, self._now_us)
             elif claim.kind not in held:
                 self._miss(claim)
         if any(RANK[claim.kind] > rank for claim in self._open[slot]):
@@ -114,8 +117,7 @@ class Claims:
             self._begin(slot, seen.kind if seen else PROCESS, holder)
 
     def _begin(self, slot: int, kind: str, holder: Holder) -> None:
-        now_us = self._clock.wall_us()
-        from_us = now_us if holder.start_us is None else min(now_us, holder.start_us)
+        from_us = min(self._now_us, self._now_us if holder.start_us is None else holder.start_us)
         text = slot_text(slot)
         allocation = Allocation(
             f"agent:{self._node}:{kind}",
@@ -125,7 +127,7 @@ class Claims:
             job=holder.name,
             subjects=(Subject(self._node, (text,)),),
             from_us=from_us,
-            known_us=now_us,
+            known_us=self._now_us,
             precedence=PRECEDENCE["process" if kind == PROCESS else "scheduler"],
             account=holder.account,
             user=holder.user,
@@ -153,7 +155,7 @@ class Claims:
 
     def _miss(self, claim: OpenClaim) -> None:
         claim.misses += 1
-        claim.missed_us = claim.missed_us or self._clock.wall_us()
+        claim.missed_us = claim.missed_us or self._now_us
         if claim.misses >= _MISSES:
             self._close(claim, claim.missed_us)
 
@@ -169,7 +171,7 @@ class Claims:
 
     def _tell(self, claim: OpenClaim, **changes: Any) -> None:
         claim.allocation = msgspec.structs.replace(
-            claim.allocation, known_us=self._clock.wall_us(), **changes
+            claim.allocation, known_us=self._now_us, **changes
         )
         self._told.append(claim.allocation)
 
