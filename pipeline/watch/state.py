@@ -95,6 +95,16 @@ class FleetState:
         for name, column in zip(GAUGES, group.gauges, strict=True):
             self.gauges[name][at] = column.reshape(-1)[keep]
 
+    def gap_us(self, positions: NDArray[np.intp]) -> F64:
+        """Mean time between the last few records of GPUs; NaN where there is one alone."""
+        count = self._count[positions]
+        newest = (count - 1) % DEPTH
+        oldest = np.where(count >= DEPTH, count % DEPTH, 0)
+        span_us = self._time_us[newest, positions] - self._time_us[oldest, positions]
+        gaps = (np.minimum(count, DEPTH) - 1).astype(np.float64)
+        gaps[gaps <= 0] = np.nan
+        return span_us / gaps
+
     def rates(self) -> dict[str, F64]:
         """Increase of each of RATES per µs of event time, over the window; NaN where unknown."""
         n = np.arange(len(self._count))
