@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from collectors.attribution.holders import Holder
-from collectors.attribution.open_claims import ClaimFile, OpenClaim
+from collectors.attribution.open_claims import ClaimFile, OpenClaim, Remembered
 from collectors.attribution.shares import PARTS, Use, weights
 from collectors.contract.identity import slot_text
 from collectors.contract.topics import PRECEDENCE, Allocation, Subject
@@ -25,6 +25,8 @@ RANK = {PROCESS: 0, KUBERNETES: 1, SLURM: 2}
 """Of one node's sources the greatest that knows a slot is believed there."""
 _MISSES = 2
 _SAVE_US = 60_000_000
+_LATELY_US = 600_000_000
+_MOST_ENDED = 1_000
 _WEIGH_US = 3_600_000_000
 _WEIGHT_STEP = PARTS // 50
 Busy = Mapping[int, Mapping[str, float | None]]
@@ -45,6 +47,7 @@ class Claims:
         self._node, self._clock, self._file, self._boot = node, clock, file, boot
         self._open: dict[int, list[OpenClaim]] = defaultdict(list)
         self._told: list[Allocation] = []
+        self._ended: list[tuple[int, Allocation]] = []
         self._saved_us = self._weighed_us = self._polled_us = clock.monotonic_us()
         self._now_us = clock.wall_us()
         """Of the poll, the same for all that it finds."""
@@ -55,6 +58,7 @@ class Claims:
         left = self._file.load()
         if left is None:
             return
+        self._told += left.ended
         for claim in left.claims:
             claim.missed_us = claim.missed_us or left.seen_us
             if claim.kind != KUBERNETES and left.boot != self._boot:
@@ -93,9 +97,15 @@ class Claims:
         now_us = self._clock.monotonic_us()
         if told or now_us - self._saved_us >= _SAVE_US:
             self._saved_us = now_us
-            claims = [claim for some in self._open.values() for claim in some]
-            self._file.save(self._boot, self._now_us, claims)
+            self._save(now_us)
         return told
+
+    def _save(self, now_us: int) -> None:
+        claims = [claim for some in self._open.values() for claim in some]
+        lately = [(at_us, one) for at_us, one in self._ended if now_us - at_us < _LATELY_US]
+        self._ended = lately[-_MOST_ENDED:]
+        ended = [one for _, one in self._ended]
+        self._file.save(Remembered(self._boot, self._now_us, claims, ended))
 
     def _update(self, slot: int, seen: Seen | None, held: Collection[str]) -> None:
         rank = -1 if seen is None else RANK[seen.kind]
@@ -168,6 +178,7 @@ class Claims:
     def _end(self, claim: OpenClaim, time_us: int) -> None:
         """Never before its start, also where the clock was set back meanwhile."""
         self._tell(claim, to_us=max(claim.allocation.from_us, time_us))
+        self._ended.append((self._clock.monotonic_us(), claim.allocation))
 
     def _tell(self, claim: OpenClaim, **changes: Any) -> None:
         claim.allocation = msgspec.structs.replace(

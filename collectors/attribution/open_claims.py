@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,6 +38,8 @@ class Remembered(msgspec.Struct, frozen=True):
     seen_us: int
     """When the claims were last known to hold."""
     claims: list[OpenClaim]
+    ended: list[Allocation] = []
+    """Lately told ends: the telling may have died with the agent, so they are told again."""
 
 
 class ClaimFile:
@@ -63,7 +64,7 @@ class ClaimFile:
             )  # fmt: skip
             return None
 
-    def save(self, boot: str, seen_us: int, claims: Sequence[OpenClaim]) -> None:
+    def save(self, remembered: Remembered) -> None:
         """Replaces it as a whole; a failure is told and tried again at the next call."""
         if self._path is None:
             return
@@ -71,7 +72,7 @@ class ClaimFile:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
-                file.write(msgspec.json.encode(Remembered(boot, seen_us, list(claims))))
+                file.write(msgspec.json.encode(remembered))
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class World:
             pod_logs=self.logs,
             job_mappings=(self.jobs,),
             state=folder / "state/claims.json",
-            timeout_s=0.5,
+            timeout_s=30.0,
         )
         self.told: dict[bytes, Allocation] = {}
         self.records: list[Allocation] = []
@@ -140,6 +141,11 @@ class World:
         """The last word on all claims of a job, in order of their start."""
         mine = [one for one in self.told.values() if one.job == job]
         return sorted(mine, key=lambda one: (one.from_us, one.id))
+
+
+def iso(time_us: int) -> str:
+    """As a mapping file writes a time."""
+    return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).isoformat()
 
 
 def on(gpu: int, pid: int, sm: float | None = None) -> GpuProcess:

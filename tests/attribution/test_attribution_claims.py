@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from attribution_world import BOOT, GPUS, SLOTS, TEXTS, World, on
+from attribution_world import BOOT, GPUS, SLOTS, TEXTS, World, iso, on
 from hypothesis import given
 from hypothesis import strategies as st
 from manual_clock import ManualClock
@@ -64,6 +64,35 @@ def test_what_ended_while_the_agent_was_away_ends_when_it_was_last_seen(world: W
     assert claim.to_us is not None
     assert seen_us - 60 * S <= claim.to_us <= seen_us
     assert world.holds() == {}
+
+
+def test_an_end_that_died_with_the_agent_is_told_again(world: World):
+    path = world.record("a", gpu=1, job="8")
+    world.poll()
+    path.unlink()
+    world.poll()
+    (told,) = world.poll().allocations
+    assert told.to_us is not None
+    world.start()
+    assert world.poll().allocations == [told]
+    for _ in range(70):
+        world.poll()
+    world.start()
+    assert world.poll().allocations == []
+
+
+def test_a_claim_that_came_back_is_not_ended_again(world: World):
+    record = {"gpu": 1, "job": "8", "start": iso(world.clock.wall)}
+    path = world.record("a", **record)
+    world.poll()
+    path.unlink()
+    world.poll()
+    world.poll()
+    world.record("a", **record)
+    world.poll()
+    world.start()
+    world.poll()
+    assert world.holds() == {"8": [TEXTS[1]]}
 
 
 def test_claims_of_an_earlier_boot_end_then(world: World):

@@ -221,6 +221,7 @@ def test_a_slow_kubelet_is_waited_for_no_longer_than_set(world: World):
 
     with kubelet(world.settings.pod_resources, handle):
         world.clock = SystemClock()  # type: ignore[assignment]
+        _patience(world, 0.5)
         world.start()
         begun = time.monotonic()
         found = world.attributor.poll(world.places, [])
@@ -242,8 +243,6 @@ def test_a_refusal_is_told(world: World):
 def test_a_large_answer_is_read_whole(world: World):
     pods = {f"namespace-{n}/pod-{n:050d}": [f"GPU-{n:032x}"] for n in range(20_000)}
     pods["lab/mine"] = [ID[4]]
-    world.settings = msgspec.structs.replace(world.settings, timeout_s=20.0)
-    world.start()
     with says(world, pods):
         assert world.poll().occupants == {SLOTS[4]: "k8s:lab/mine"}
 
@@ -314,12 +313,19 @@ BROKEN: dict[str, Callable[[socket.socket], None]] = {
 def test_a_broken_peer_ends_no_claim_and_starts_none(world: World, name: str):
     with says(world, {"lab/a": [ID[0]]}):
         world.poll()
+    _patience(world, 0.5)
     with peer(world.settings.pod_resources, BROKEN[name]):
         _with_real_time(world)
         found = _with_real_time(world)
     assert "kubernetes" in found.missing
     assert found.occupants == {SLOTS[0]: "k8s:lab/a"}
     assert world.holds() == {"lab/a": [TEXTS[0]]}
+
+
+def _patience(world: World, timeout_s: float) -> None:
+    """Another life of the agent, with less of it."""
+    world.settings = msgspec.structs.replace(world.settings, timeout_s=timeout_s)
+    world.start()
 
 
 def _with_real_time(world: World) -> Attributed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 from collections.abc import Callable
@@ -10,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attribution_world import BOOT, DAY_US, GPUS, SLOTS, SLUID, TEXTS, World, instances, on
+from attribution_world import BOOT, DAY_US, GPUS, SLOTS, SLUID, TEXTS, World, instances, iso, on
 
 from collectors.attribution.mapping_files import MappingRecord, parse_record
 from collectors.contract.topics import PRECEDENCE
 
 JOB = "0::/system.slice/slurmstepd.scope/job_{}/step_0/user/task_0"
-
-
-def iso(time_us: int) -> str:
-    return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).isoformat()
 
 
 def age(path: Path, seconds: float) -> None:
