@@ -58,6 +58,8 @@ class NvmlBackend:
         self._gate.shut(0)
         self._around: Surroundings | None = None
         self._devices: dict[int, NvmlDevice] = {}
+        self._left: list[NvmlDevice] = []
+        """What a close that was kept from the library has not released."""
         self._energies: dict[tuple[int, str, str], EnergyEpochs] = {}
         self._unreadable: dict[int, str] = {}
         self._rescans_with_lost = 0
@@ -222,8 +224,9 @@ class NvmlBackend:
 
     def _release(self) -> None:
         self._deaf()
-        for device in self._devices.values():
+        for device in (*self._left, *self._devices.values()):
             device.release()
+        self._left = []
         self._nvml.close()
 
     def close(self) -> None:
@@ -231,5 +234,6 @@ class NvmlBackend:
         if self._gate.shut(_QUIET_S):
             self._release()
         else:
+            self._left += self._devices.values()
             _log.warning("library_not_closed reason=a_call_hangs")
         self._devices, self._around = {}, None

@@ -226,7 +226,7 @@ def test_a_hanging_gpu_holds_up_neither_readings_nor_rescans_nor_the_end(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("collectors.nvml.backend._QUIET_S", 0.2)
     library = ctypes.CDLL(str(nvml_library))
-    opened = library.fakeOpen()
+    opened, samples = library.fakeOpen(), library.fakeLiveSamples()
     thread = hanging(fake_nvml, library, backend)
     began = time.monotonic()
     others = [device for index, device in enumerate(backend.devices()) if index != 3]
@@ -243,7 +243,7 @@ def test_a_hanging_gpu_holds_up_neither_readings_nor_rescans_nor_the_end(
     backend.open()
     assert len(backend.devices()) == 8
     backend.close()
-    assert library.fakeOpen() == opened
+    assert (library.fakeOpen(), library.fakeLiveSamples()) == (opened, samples)
 
 
 def test_a_device_released_while_it_is_read_frees_its_samples_afterwards(
