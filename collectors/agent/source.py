@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from collectors.agent.metrics import Family
 from collectors.agent.node_agent import NodeAgent, Receivers
 from collectors.agent.nodes import installed_node, site_of
 from collectors.agent.outbox import Outbox
@@ -70,20 +68,7 @@ class AgentSource:
             )  # fmt: skip
             await spool.open()
         outbox = Outbox(producer, self._clock, spool=spool, spool_rate=settings.spool_rate)
-
-        def waiting() -> tuple[int, int]:
-            progress = outbox.progress()
-            return progress.left, progress.dropped
-
-        def more() -> Sequence[Family]:
-            return outbox_families(outbox)
-
-        node = self.node = NodeAgent(
-            self._backend, self._clock, settings, _sending(outbox, settings.topic_prefix),
-            opened=self._opened, ticks=self._ticks, state=settings.spool_path.parent,
-            waiting=waiting,
-            more=more,
-        )  # fmt: skip
+        node = self.node = self._node_agent(outbox)
         ended = asyncio.Event()
 
         async def collect(asked: asyncio.Event) -> None:
@@ -104,6 +89,19 @@ class AgentSource:
             following.cancel()
             if spool is not None:
                 await spool.close()
+
+    def _node_agent(self, outbox: Outbox) -> NodeAgent:
+        settings = self._settings
+
+        def waiting() -> tuple[int, int]:
+            progress = outbox.progress()
+            return progress.left, progress.dropped
+
+        return NodeAgent(
+            self._backend, self._clock, settings, _sending(outbox, settings.topic_prefix),
+            opened=self._opened, ticks=self._ticks, state=settings.spool_path.parent,
+            waiting=waiting, more=lambda: outbox_families(outbox),
+        )  # fmt: skip
 
 
 def _sending(outbox: Outbox, prefix: str) -> Receivers:

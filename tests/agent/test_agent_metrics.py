@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,24 @@ from scripted_node import ScriptedBackend, ScriptedDevice
 from collectors.agent.folded import FoldedLog
 from collectors.agent.metrics import Family, MetricsServer, exposition, single
 from collectors.agent.node_agent import NodeAgent, Receivers
+from collectors.agent.outbox import Outbox
+from collectors.agent.own_metrics import outbox_families
 from collectors.agent.settings import NodeSettings
+from collectors.contract.bus import Message
+
+
+class NoProducer:
+    """Never asked."""
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Nowhere."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
 
 NAME = re.compile(r"(petawatch_agent|process)(_[a-z0-9]+)+")
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)')
@@ -50,6 +68,16 @@ async def test_the_page_keeps_to_prometheus_rules() -> None:
     assert "petawatch_agent_records_total 1" in node.page()
     assert node.page().count('state="ok"} 1') == 2
     assert kinds["petawatch_agent_readings_failed_total"] == "counter"
+
+
+def test_metrics_that_the_document_names_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "agent.md").read_text()
+    named = set(re.findall(r"`(petawatch_agent_[a-z_]+|process_[a-z_]+)`", text))
+    outbox = Outbox(NoProducer(), ManualClock())
+    page = node_agent(ManualClock()).page() + exposition(outbox_families(outbox))
+    there = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
+    assert len(named) > 10
+    assert named <= there
 
 
 @given(st.text(max_size=30))

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [path for path in DOCS if "Made by deploy/make_docs.py" not in path.read_text()]
 UNIT = re.compile(r"_(w|mj|c|mhz|bytes)$")
-FRAME = {"temperature_c", "power_kw", "efficiency_gflops_w"}
-"""Of the live frame, which has names of its own."""
+FRAME = {"temperature_c", "power_kw", "efficiency_gflops_w", "process_resident_memory_bytes"}
+"""Of the live frame and of the agent's own page, which have names of their own."""
 
 
 def name(path: Path) -> str:
