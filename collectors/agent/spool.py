@@ -191,7 +191,8 @@ class Spool:
 
     def _say(self, error: Exception) -> None:
         reason = f"spool {self._path}: {error}"
-        if reason != self.reason:
+        in_use = isinstance(error.__cause__, BlockingIOError)
+        if reason != self.reason and not in_use:  # of which whoever opens it hears by exception
             _log.error("spool_failed %s: records wait in memory until it works", reason)
         self.reason = reason
 
