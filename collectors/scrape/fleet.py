@@ -21,6 +21,7 @@ from collectors.scrape.targets import Target, TargetList
 
 _log = logging.getLogger(__name__)
 _LOOPBACK = {"localhost", "localhost.localdomain", "127.0.0.1", ""}
+_REPORT_US = 300_000_000
 _GIVES_UP = 3
 """Failures in a row after which an exporter's name is free for another."""
 
@@ -73,6 +74,7 @@ class Fleet:
         self._exporters: dict[str, _Exporter] = {}
         self._names: dict[str, _Exporter] = {}
         self.counts = FleetCounts()
+        self._report_us = clock.monotonic_us() + _REPORT_US
 
     def labels(self) -> dict[str, tuple[Target, dict[int, SlotLabels]]]:
         """Of each node that has answered: its target, and who sits in its slots."""
@@ -135,6 +137,10 @@ class Fleet:
         for allocation in self._claims.expire(now_us):
             self._out.allocation(allocation)
         self._claims.save(now_us)
+        if self._clock.monotonic_us() >= self._report_us:
+            self._report_us = self._clock.monotonic_us() + _REPORT_US
+            away = sum(1 for exporter in self._exporters.values() if exporter.failures)
+            _log.info("fleet nodes=%d away=%d pages=%s", len(self._names), away, self.counts)
 
     async def _keep_asking(self, fetcher: Fetcher, exporter: _Exporter) -> None:
         """At a moment that is the exporter's own, so that the fleet is spread over the period."""

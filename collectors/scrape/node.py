@@ -79,6 +79,7 @@ class ScrapedNode:
         elapsed_us = self.renewals.take(page, time_us)
         overdue = self.renewals.overdue(time_us)
         frozen = self.renewals.frozen(page, int(self._period_s * 1e6))
+        told = set(self.rejects)
         self.rejects += page.rejects
         events = self._layout(page)
         readings = [
@@ -87,6 +88,8 @@ class ScrapedNode:
             else self._read(gpu, page, elapsed_us, overdue=overdue)
             for gpu in page.gpus
         ]
+        if more := self.rejects.keys() - told:
+            _log.info("values_left_out node=%s metrics=%s", self.name, ",".join(sorted(more)))
         for gpu in page.gpus:
             for found in self._gpus[gpu.slot].xids(gpu):
                 events += self._desk.take(found, _SOURCE)
