@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +262,29 @@ def test_driver_and_library_that_differ_end_it_for_the_supervisor(
     assert process.returncode == 75, errors
     assert "restart_needed" in errors
     assert "Traceback" not in errors
+
+
+def test_exporters_are_read_instead(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "captures" / "nvidia-h100-80gb-hbm3__590.48.01__load.prom"
+    shutil.copy(page, tmp_path / "metrics")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/metrics"
+        done = run(None, tmp_path, "--scrape", url, "--once", "--stdout")
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    [record] = lines(done.stdout)
+    assert record["gpus"][0]["power_w"] == pytest.approx(625.68)
+    [facts] = lines(done.stdout, "facts")
+    assert facts["facts"]["source"] == "scrape"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """A folder over HTTP."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- its name there
+        """Nothing is said of each request."""
 
 
 def test_who_reads_its_lines_may_leave(node: FakeNvml, tmp_path: Path) -> None:
