@@ -1,11 +1,15 @@
-"""What an agent costs its node: CPU per tick of eight GPUs, and memory when connected.
+"""What an agent costs its node: CPU per second, memory, start to first record.
 
     python -m benchmarks.agent [--gpus 1,8] [--seconds S] [--bus URL] [--json]
 
-CPU is that of the agent's own work on a driver that costs next to nothing (a
-C library with NVML's names), so that what is seen is ours.  Memory is that of
-a real `petawatch agent` process after it has sent for a while, to Kafka where
-`--bus` names one, else to the SQLite log.
+The driver is the tests' C library with NVML's names, which costs next to
+nothing, so that what is seen is ours.  "Tick" is the agent's own work alone, in
+this process; the rest is a real `petawatch agent` at one reading a second
+after it has sent for a while, to Kafka where `--bus` names one, else to the
+SQLite log: CPU of all its threads by the kernel's own accounts (ns), waits that
+ended (wake-ups), resident memory, and the time from its start to the first
+record on its standard output.  Other load on the machine makes CPU dearer:
+caches and frequency are shared.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from collectors.agent.agent import Agent, AgentSettings
+from collectors.agent.agent import Agent
+from collectors.agent.around import AgentSettings
 from collectors.contract.record import NodeRecord
 from collectors.contract.topics import Event, topic_specs
 from collectors.contract.wire import encode
@@ -37,18 +42,25 @@ from collectors.nvml.backend import NvmlBackend
 
 _TICKS = 300
 _PREFIX = "bench-agent."
+_SETTLED_S = 12.0
+"""By then everything has been loaded, and asked for once."""
+_PETAWATCH = Path(sys.executable).with_name("petawatch")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One size: CPU in µs per tick of all GPUs, bytes per record, MB of a process."""
+    """One size: CPU in µs, memory in MB, times in seconds."""
 
     gpus: int
-    cpu_us_per_tick: float
+    tick_cpu_us: float
     record_bytes: int
-    rss_mb: float
-    process_cpu_us_per_tick: float
     bus: str
+    process_cpu_us_per_s: float
+    wake_ups_per_s: float
+    threads: int
+    rss_mb: float
+    anonymous_mb: float
+    first_record_s: float
 
 
 class _SteppedClock(SystemClock):
@@ -115,30 +127,70 @@ async def _topics(url: str, folder: Path, *, create: bool) -> str:
     return url
 
 
-def _process(url: str, folder: Path, seconds: float) -> tuple[float, float]:
-    """Memory in MB and CPU in µs per tick of a real agent that sends every second."""
-    petawatch = Path(sys.executable).with_name("petawatch")
-    with subprocess.Popen(
-        [petawatch, "agent", "--bus", url, "--node", "bench", "--topic-prefix", _PREFIX,
-         "--spool", folder / "spool.sqlite"],
-        stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """A process since its start."""
+
+    cpu_ns: int
+    wake_ups: int
+    threads: int
+    rss_mb: float
+    anonymous_mb: float
+
+
+def _usage(pid: int) -> _Usage:
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    cpu_ns = wake_ups = 0
+    for task in tasks:
+        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+        wake_ups += _number(task / "status", "voluntary_ctxt_switches:")
+    status = Path(f"/proc/{pid}/status")
+    rss, anonymous = (_number(status, key) * 1024 / 1e6 for key in ("VmRSS:", "RssAnon:"))
+    return _Usage(cpu_ns, wake_ups, len(tasks), rss, anonymous)
+
+
+def _number(path: Path, key: str) -> int:
+    text = path.read_text(encoding="ascii", errors="replace")
+    return int(text.partition("\n" + key)[2].split()[0])
+
+
+def _process(url: str, folder: Path, seconds: float) -> tuple[_Usage, _Usage]:
+    """A real agent that sends every second, once it has settled and `seconds` later."""
+    command = [
+        _PETAWATCH, "agent", "--bus", url, "--node", "bench", "--topic-prefix", _PREFIX,
+        "--spool", folder / "spool.sqlite", "--metrics-port", "0",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=_installed(folder)) as process:
         try:
-            time.sleep(5)
-            before_s = _process_cpu_s(process.pid)
+            time.sleep(_SETTLED_S)
+            before = _usage(process.pid)
             time.sleep(seconds)
-            cpu_s = _process_cpu_s(process.pid) - before_s
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+            after = _usage(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
-    kib = int(status.partition("VmRSS:")[2].split()[0])
-    return kib * 1024 / 1e6, cpu_s / seconds * 1e6
+    return before, after
 
 
-def _process_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _installed(folder: Path) -> dict[str, str]:
+    """As where a package is installed: its bytecode is there from the second start on."""
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return environ | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+
+def _first_record_s(folder: Path) -> float:
+    """From the process's start to its first line."""
+    began = time.monotonic()
+    with subprocess.Popen(
+        [_PETAWATCH, "agent", "--node", "bench", "--stdout", "--metrics-port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_installed(folder),
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            if '"event"' not in line.partition(":")[0]:
+                break
+        took_s = time.monotonic() - began
+        process.send_signal(signal.SIGTERM)
+    return took_s
 
 
 def _fake_driver(folder: Path, gpus: int) -> None:
@@ -151,7 +203,8 @@ def _fake_driver(folder: Path, gpus: int) -> None:
     state = folder / "nvml.state"
     os.environ["FAKE_NVML_STATE"] = str(state)
     os.environ["LD_LIBRARY_PATH"] = str(folder)
-    fake.FakeNvml(state, library).write(fake.eight_gpus()[:gpus])
+    truth = [fake.whole_h100(0x10 + number, number) for number in range(gpus)]
+    fake.FakeNvml(state, library).write(truth, still=True)
     pynvml: Any = importlib.import_module("pynvml")
     if pynvml.nvmlLib is None:
         pynvml.nvmlLib = ctypes.CDLL(str(library))
@@ -164,19 +217,24 @@ def measure(gpus: int, url: str, seconds: float) -> Result:
         _fake_driver(folder, gpus)
         cpu_us, size = asyncio.run(_ticks(_SteppedClock()))
         target = asyncio.run(_topics(url, folder, create=True))
+        first_s = min(_first_record_s(folder) for _ in range(4))
         try:
-            rss_mb, process_us = _process(target, folder, seconds)
+            before, after = _process(target, folder, seconds)
         finally:
             asyncio.run(_topics(url, folder, create=False))
-    kind = target.partition(":")[0]
-    return Result(gpus, round(cpu_us, 1), size, round(rss_mb, 1), round(process_us, 1), kind)
+    return Result(
+        gpus, round(cpu_us, 1), size, target.partition(":")[0],
+        round((after.cpu_ns - before.cpu_ns) / 1e3 / seconds, 1),
+        round((after.wake_ups - before.wake_ups) / seconds, 1),
+        after.threads, round(after.rss_mb, 1), round(after.anonymous_mb, 1), round(first_s, 2),
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table, or with `--json` one object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gpus", default="8", help="sizes, at most 8")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--bus", default=os.environ.get("PETAWATCH_BUS", ""))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
@@ -186,8 +244,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for one in results:
         print(
-            f"{one.gpus} GPUs: {one.cpu_us_per_tick:,.0f} µs CPU per tick, {one.record_bytes:,} bytes; "
-            f"process on {one.bus}: {one.rss_mb:.1f} MB, {one.process_cpu_us_per_tick:,.0f} µs per tick"
+            f"{one.gpus} GPUs: {one.tick_cpu_us:,.0f} µs CPU per tick, {one.record_bytes:,} bytes; "
+            f"process on {one.bus}: {one.process_cpu_us_per_s:,.0f} µs CPU per second, "
+            f"{one.wake_ups_per_s:.0f} wake-ups, {one.threads} threads, {one.rss_mb:.1f} MB "
+            f"({one.anonymous_mb:.1f} anonymous), first record after {one.first_record_s:.2f} s"
         )
 
 

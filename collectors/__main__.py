@@ -2,4 +2,5 @@
 
 from collectors.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

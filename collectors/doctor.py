@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib.metadata
+import logging
 import platform
 import sys
 
@@ -12,8 +14,12 @@ import msgspec
 
 from collectors.contract.models import find_model
 from collectors.contract.source import Backend, BackendUnavailableError, DriverGoneError
+from collectors.doctor_fleet import fleet_checks
+from collectors.doctor_fleet import gather as fleet_of
+from collectors.doctor_gpu import gpu_checks
 from collectors.kit import plugins
 from collectors.kit.checks import Check, Verdict
+from collectors.kit.clock import SystemClock
 
 _OLDEST_PYTHON = (3, 11)
 _UNSYNCHRONISED = 5
@@ -107,14 +113,41 @@ def gather() -> list[Check]:
     return found
 
 
+def _of_gpus(backend: str) -> list[Check]:
+    root = logging.getLogger()
+    if root.level == logging.INFO:
+        # What the readings say in passing, the report says in order.
+        root.setLevel(logging.WARNING)
+    return gpu_checks(backend, _wait)
+
+
+def _wait(seconds: float) -> None:
+    asyncio.run(SystemClock().sleep(seconds))
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def doctor(*, as_json: bool) -> None:
+@click.option(
+    "--gpu", is_flag=True, help="Read this node's GPUs and say what each gives and lacks."
+)
+@click.option("--backend", default="nvml", show_default=True, help="With --gpu: what reads them.")
+@click.option("--fleet", is_flag=True, help="Ask a running installation about every node's agent.")
+@click.option(
+    "--url", default="http://127.0.0.1:8080", show_default=True, help="With --fleet: its address."
+)
+def doctor(*, as_json: bool, gpu: bool, backend: str, fleet: bool, url: str) -> None:
     """Says what is here, what is not, and what to do about it.
 
-    Exit status 1 when something will not work.
+    Exit status 1 when something will not work, 2 when nothing could be found out.
     """
-    found = gather()
+    if gpu and fleet:
+        raise click.UsageError("--gpu looks here and --fleet at all nodes: write one of them")
+    if fleet:
+        found = fleet_checks(*fleet_of(url))
+    elif gpu:
+        found = _of_gpus(backend)
+    else:
+        found = gather()
     for check in found:
         click.echo(msgspec.json.encode(check).decode() if as_json else _line(check))
     if any(check.verdict is Verdict.FAIL for check in found):

@@ -56,6 +56,11 @@ class ApiClient:
         """One node with its GPUs and their newest values."""
         return cast("dict[str, Any]", await self.get(f"/nodes/{name}"))
 
+    async def events(self, node: str, limit: int) -> dict[str, Any]:
+        """The node's newest events, and how many there are."""
+        answer = await self.get("/events", node=node, limit=str(limit))
+        return cast("dict[str, Any]", answer)
+
     async def series(
         self, node: str, metrics: Sequence[str], start: str, end: str
     ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.contract.catalogue import CATALOGUE
+from collectors.contract.catalogue import CATALOGUE, Kind
 
 Json = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -51,7 +51,11 @@ class Panel:
 
 def panels() -> tuple[Panel, ...]:
     """The panels from top to bottom; what throttles is read from the catalogue."""
-    throttles = tuple(metric.name for metric in CATALOGUE if metric.shown == "throttle")
+    throttles = tuple(
+        metric.name
+        for metric in CATALOGUE
+        if metric.shown == "throttle" and metric.kind is Kind.COUNTER
+    )
     return (
         Panel("temperature", "Temperature", "°C", ("gpu_temperature_c",)),
         Panel("power", "Power", "W", ("power_w",)),

@@ -14,7 +14,7 @@ from dash.exceptions import PreventUpdate
 
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.figures import metrics_of, node_figure, panels
-from dashboard.node_page import RANGES, range_id
+from dashboard.node_page import RANGES, details_of, range_id
 from dashboard.words import count
 
 Json = dict[str, Any]
@@ -54,6 +54,25 @@ def add_node_callbacks(dash: Any, api: ApiClient) -> None:
             return await _drawn(api, window, node)
         except ApiError as error:
             return no_update, str(error), True, ""
+
+    _add_renewal(dash, api)
+
+
+def _add_renewal(dash: Any, api: ApiClient) -> None:
+    """The cards below the charts, anew at each tick."""
+
+    @dash.callback(
+        Output("nd-details", "children"),
+        Input("nd-tick", "n_intervals"),
+        State("nd-node", "data"),
+        prevent_initial_call=True,
+    )
+    async def renew(_ticks: int | None, node: Json) -> Any:  # pyright: ignore[reportUnusedFunction]
+        try:
+            return await details_of(api, node["name"], await api.node(node["name"]))
+        except ApiError:
+            # What is there stays, with its times; the charts say what is wrong.
+            return no_update
 
 
 def _trigger() -> Any:

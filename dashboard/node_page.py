@@ -14,6 +14,7 @@ from dash.development.base_component import Component
 
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.figures import COLOURS, Panel, panels
+from dashboard.node_details import EVENTS_SHOWN, details
 from dashboard.tags import attributes
 from dashboard.words import NONE, THIN, bytes_text, count, number, percent, with_unit
 
@@ -82,6 +83,7 @@ async def node_page(api: ApiClient, quoted: str) -> Component:
         node = await api.node(name)
     except ApiError as error:
         return html.Div(trouble(str(error)), id="pw-node", className="nd")
+    below = await details_of(api, name, node)
     slots = [str(gpu["slot"]) for gpu in node["gpus"]]
     parts = [
         dcc.Store(id="nd-node", data={"name": name, "slots": slots}),
@@ -89,8 +91,17 @@ async def node_page(api: ApiClient, quoted: str) -> Component:
         dcc.Interval(id="nd-tick", interval=_REFRESH_MS),
         _head(name, node),
         html.Div([_charts(), _side_panel(node)], className="nd-body"),
+        html.Div(below, id="nd-details", className="nd-details"),
     ]
     return html.Div(parts, id="pw-node", className="nd")
+
+
+async def details_of(api: ApiClient, name: str, node: Json) -> list[Component]:
+    """The cards below the charts; without events they say why."""
+    try:
+        return details(node, await api.events(name, EVENTS_SHOWN))
+    except ApiError as error:
+        return details(node, str(error))
 
 
 def range_id(minutes: int) -> str:

@@ -29,6 +29,16 @@ def bytes_text(value: float) -> str:
     return with_unit(value / 2**30, "GiB", 1)
 
 
+def since(seconds: float | None) -> str:
+    """`12 s ago`, `3 min ago`, `5 h ago`, `2 days ago`."""
+    if seconds is None:
+        return NONE
+    for least, size, unit in ((172_800, 86_400, "days"), (7_200, 3_600, "h"), (120, 60, "min")):
+        if seconds >= least:
+            return f"{number(seconds / size)} {unit} ago"
+    return f"{number(seconds)} s ago"
+
+
 def count(many: int, noun: str) -> str:
     """`1 GPU`, `8 GPUs`."""
     return f"{number(many)} {noun}{'' if many == 1 else 's'}"

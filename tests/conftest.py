@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "agent")]
 
-pytest_plugins = ["stack_fixtures"]
+pytest_plugins = ["stack_fixtures", "broker_fixtures", "fake_nvml_fixtures"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("petawatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])

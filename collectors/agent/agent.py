@@ -5,120 +5,159 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
+from collectors.agent.around import AgentSettings, Around
 from collectors.agent.assembler import NodeAssembler, Reading
-from collectors.agent.integrals import ActivityRule
+from collectors.agent.driver import OPEN, Driver
+from collectors.agent.events import EventDesk
+from collectors.agent.folded import FoldedLog
+from collectors.agent.lanes import Answer, Lanes
 from collectors.agent.memory import give_back
+from collectors.agent.node_facts import FactsKeeper
+from collectors.agent.occupants import Seat
+from collectors.agent.slots import Slots
+from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import new_run, slot_text
 from collectors.contract.record import NodeRecord, SlotLabels
 from collectors.contract.source import (
     Backend,
-    BackendUnavailableError,
-    DeviceLostError,
+    DeviceEvent,
     DriverGoneError,
     RestartNeededError,
-    TransientError,
+    Sample,
 )
 from collectors.contract.topics import Event
+from collectors.contract.xids import advice
 from collectors.kit.clock import Clock, EventClock
 
 _log = logging.getLogger(__name__)
 _GAP_INTERVALS = 5
 _STARTED_UP = 3
 """Records after which everything that is used has been loaded."""
-_LONGEST_BACKOFF_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSettings:
-    """How a node is read; times in seconds."""
-
-    node: str
-    interval_s: float = 1.0
-    rescan_s: float = 60.0
-    budget: float = 0.9
-    """Share of the interval after which a tick is left out rather than stamped wrongly."""
-    ticks: int | None = None
-    """Records after which it ends by itself; None for no end."""
-    rule: ActivityRule = field(default_factory=ActivityRule)
-
-
-@dataclass(slots=True)
-class _Known:
-    """A slot once seen: it stays known while its device, or the whole driver, is away."""
-
-    labels: SlotLabels
-    energy_epoch: int
-    down: bool = False
+_OPEN_PATIENCE_S = 5.0
+_END_S = 2.0
 
 
 class Agent:
-    """Reads in one thread of its own, so that a slow driver never holds up the sending."""
+    """Reads in threads, so that a slow driver never holds up the sending."""
 
     def __init__(
         self,
         backend: Backend,
         clock: Clock,
         settings: AgentSettings,
-        on_record: Callable[[NodeRecord], None],
-        on_event: Callable[[Event], None],
+        on_record: Callable[[NodeRecord], object],
+        on_event: Callable[[Event], object],
+        *,
+        opened: bool = True,
+        around: Around | None = None,
     ) -> None:
         self._backend, self._clock, self._settings = backend, clock, settings
         self._on_record, self._on_event = on_record, on_event
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="devices")
-        self._pending: asyncio.Future[list[Reading]] | None = None
-        self._known: dict[int, _Known] = {}
-        self._open = True
-        self._reopen_us = 0
-        self._backoff_s = 1.0
-        self._rescan_us = clock.monotonic_us() + int(settings.rescan_s * 1e6)
+        self._around = around or Around()
+        folded = FoldedLog(_log, clock)
+        self._lanes = Lanes(clock)
+        self._slots = Slots(clock, self.say, folded)
+        self.driver = Driver(
+            backend, clock, self._lanes, self.say, folded, self.take_driver_events,
+            rescan_s=settings.rescan_s, retry_s=settings.retry_s, release_s=settings.release_s, stuck_s=settings.stuck_s,
+            opened=opened, listens=settings.listens,
+        )  # fmt: skip
+        self._desk = EventDesk(settings.node, clock, self.occupant_of)
+        self._facts = FactsKeeper(
+            settings.node, settings.source, backend.origin, settings.interval_s, clock,
+            every_s=settings.facts_s,
+        )  # fmt: skip
+        self._inquire_us = clock.monotonic_us()
         self._event_clock = EventClock(clock)
         self._assembler: NodeAssembler | None = None
         self.records = 0
         self.late_ticks = 0
-        """Ticks left out because the devices had not answered in time."""
+        """Ticks whose record lacks a device that had not answered in time."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ticks until `stop` or its end.  Raises RestartNeededError: only a new process can go on."""
-        interval_us = int(self._settings.interval_s * 1e6)
-        due_us = self._clock.monotonic_us()
-        self._say("agent_start")
+        self.say("agent_start")
         stopping = asyncio.create_task(stop.wait())
         try:
-            while not stop.is_set():
-                await self.tick()
-                if self.records == self._settings.ticks:
-                    break
-                if self.records == _STARTED_UP:
-                    give_back()
-                now_us = self._clock.monotonic_us()
-                due_us += interval_us * max(1, -(-(now_us - due_us) // interval_us))
-                await asyncio.wait({stopping}, timeout=(due_us - now_us) / 1e6)
+            await self.driver.start(_OPEN_PATIENCE_S)
+            await self._tick_on(stopping)
+        except RestartNeededError as error:
+            _log.error("restart_needed reason=%s", error)
+            self.say("driver_mismatch", text=str(error))
+            raise
         finally:
             stopping.cancel()
-            self._say("agent_stop")
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            for event in self._desk.rest():
+                self._on_event(event)
+            self.say("agent_stop")
+            if self._around.occupants is not None:
+                await self._around.occupants.end(_END_S)
+            await self.driver.end(_END_S)
+
+    async def _tick_on(self, stopping: asyncio.Task[bool]) -> None:
+        interval_us = int(self._settings.interval_s * 1e6)
+        due_us = self._clock.monotonic_us()
+        while not stopping.done():
+            await self.tick()
+            if self._around.on_tick is not None:
+                self._around.on_tick()
+            if self.records == self._settings.ticks:
+                return
+            if self.records == _STARTED_UP:
+                give_back()
+            now_us = self._clock.monotonic_us()
+            due_us += interval_us * max(1, -(-(now_us - due_us) // interval_us))
+            await asyncio.wait({stopping}, timeout=(due_us - now_us) / 1e6)
 
     async def tick(self) -> None:
-        """One stamp, one reading of all devices, one record."""
+        """One stamp, one reading of all devices, one record of what came in time.
+
+        Raises RestartNeededError.
+        """
+        self.driver.due()
         time_us = self._event_time_us()
-        if self._pending is None:
-            loop = asyncio.get_running_loop()
-            self._pending = loop.run_in_executor(self._executor, self._read_all)
-        budget_s = self._settings.interval_s * self._settings.budget
-        done, _ = await asyncio.wait({self._pending}, timeout=budget_s)
-        if not done:
-            self.late_ticks += 1
-            _log.warning("tick_late total=%d", self.late_ticks)
-            return
-        pending, self._pending = self._pending, None
-        readings = pending.result()
+        inquire = self._inquire_is_due()
+        self._slots.begin()
+        answers: dict[int, Answer] = {}
+        if self.driver.state == OPEN:
+            answers = await self._read(inquire=inquire)
+        else:
+            self._slots.all_are(self.driver.state)
+        readings = self._slots.readings(self.occupant_of, self._lanes.late_window, self._exported)
         if readings:
             self._on_record(self._assemble(time_us, readings))
             self.records += 1
+        for event in self._desk.due():
+            self._on_event(event)
+        if inquire:
+            self._inquire(answers)
+
+    def _inquire_is_due(self) -> bool:
+        now_us = self._clock.monotonic_us()
+        if now_us < self._inquire_us:
+            return False
+        self._inquire_us = now_us + int(self._settings.processes_s * 1e6)
+        return True
+
+    async def _read(self, *, inquire: bool) -> dict[int, Answer]:
+        settings, devices = self._settings, self._backend.devices()
+        answers = await self._lanes.read(
+            devices, inquire=inquire, share_s=settings.interval_s * settings.share,
+            deadline_s=settings.interval_s * settings.budget,
+        )  # fmt: skip
+        self.late_ticks += len(answers) < len(devices)
+        for device in devices:
+            try:
+                self._slots.take(device, answers.get(device.slot))
+            except DriverGoneError as error:
+                self.driver.gone(error)
+        if self.driver.state != OPEN:
+            self._slots.all_are(self.driver.state)
+        else:
+            self._slots.unlisted({device.slot for device in devices})
+        return answers
 
     def _event_time_us(self) -> int:
         """The tick's stamp; a step of the wall clock begins a new run."""
@@ -140,78 +179,84 @@ class Agent:
             )
         return self._assembler.assemble(time_us, readings)
 
-    def labels(self) -> dict[int, SlotLabels]:
-        """Who sits in the known slots."""
-        return {slot: known.labels for slot, known in self._known.items()}
+    def _exported(self, sample: Sample) -> FlopWindow | None:
+        window_of = self._around.window_of
+        if window_of is None:
+            return None
+        return window_of(sample.labels, sample.values, self._clock.monotonic_us())
 
-    def _read_all(self) -> list[Reading]:
-        """All known slots; runs in the devices' thread."""
-        try:
-            self._reopen_or_rescan()
-            values = self._read_devices() if self._open else {}
-        except DriverGoneError as error:
-            self._driver_gone(error)
-            values = {}
+    def _inquire(self, answers: dict[int, Answer]) -> None:
+        """Hands on what was asked for beside readings."""
+        for answer in answers.values():
+            if answer.facts is not None:
+                self._facts.take(answer.facts)
+        missing = {**self._backend.missing(), **self._around.missing}
+        if self.driver.reason:
+            missing["driver"] = self.driver.reason
+        if self.driver.deaf:
+            missing["events"] = self.driver.deaf
+        occupants = self._around.occupants
+        if occupants is not None:
+            missing.update(occupants.missing)
+            if self.driver.state == OPEN:
+                processes = {
+                    slot: answer.processes
+                    for slot, answer in answers.items()
+                    if answer.processes is not None
+                }
+                occupants.ask(self._seats(), processes)
+        facts = self._facts.due(self._slots, self._backend.driver, missing, *self._around.spool())
+        if facts is not None and self._around.on_facts is not None:
+            self._around.on_facts(facts)
+
+    def _seats(self) -> list[Seat]:
         return [
-            Reading(known.labels, known.energy_epoch, values.get(slot))
-            for slot, known in sorted(self._known.items())
+            Seat(slot, known.labels.uuid, self._facts.number(slot), known.parent)
+            for slot, known in self._slots
         ]
 
-    def _read_devices(self) -> dict[int, dict[str, float]]:
-        values: dict[int, dict[str, float]] = {}
-        for device in self._backend.devices():
-            slot = device.slot
-            known = self._known.setdefault(slot, _Known(device.labels, device.energy_epoch))
-            known.labels, known.energy_epoch = device.labels, device.energy_epoch
-            try:
-                values[slot] = dict(device.read()[0].values)
-                self._mark(slot, known, down=False)
-            except TransientError as error:
-                _log.info("gpu_silent slot=%s reason=%s", slot_text(slot), error)
-            except DeviceLostError as error:
-                self._mark(slot, known, down=True, text=str(error))
-        return values
+    def occupant_of(self, slot: int) -> str:
+        """The job or pod that runs there, "" where none is known."""
+        return "" if self._around.occupants is None else self._around.occupants.of(slot)
 
-    def _mark(self, slot: int, known: _Known, *, down: bool, text: str = "") -> None:
-        if known.down == down:
-            return
-        known.down = down
-        kind = "gpu_lost" if down else "gpu_recovered"
-        _log.warning("%s slot=%s reason=%s", kind, slot_text(slot), text)
-        self._say(kind, slot, known.labels.uuid, text)
+    def take_driver_events(self, events: Sequence[DeviceEvent]) -> None:
+        """What the driver reported."""
+        self.take_events(events, "driver")
 
-    def _say(self, kind: str, slot: int | None = None, uuid: str = "", text: str = "") -> None:
-        place = "" if slot is None else slot_text(slot)
-        time_us = self._clock.wall_us()
-        self._on_event(Event(time_us, self._settings.node, kind, place, uuid, text=text))
+    def take_events(self, events: Sequence[DeviceEvent], source: str) -> None:
+        """What somebody reported: `driver` or `kernel_log`."""
+        labels = self._slots.labels()
+        for event in events:
+            if event.slot in labels and not event.uuid:
+                # The kernel log knows places only.
+                event = event._replace(uuid=labels[event.slot].uuid)  # noqa: PLW2901
+            if event.kind == "mig_changed":
+                self.driver.search_soon()
+            for told in self._desk.take(event, source):
+                self._on_event(told)
 
-    def _reopen_or_rescan(self) -> None:
-        now_us = self._clock.monotonic_us()
-        if self._open and now_us >= self._rescan_us:
-            self._rescan_us = now_us + int(self._settings.rescan_s * 1e6)
-            try:
-                self._backend.rescan()
-            except (TransientError, DeviceLostError) as error:
-                _log.warning("rescan_failed reason=%s", error)
-        elif not self._open and now_us >= self._reopen_us:
-            try:
-                self._backend.open()
-            except RestartNeededError:
-                raise
-            except BackendUnavailableError as error:
-                self._wait_to_reopen(str(error))
-                return
-            self._open, self._backoff_s = True, 1.0
-            _log.info("driver_back")
+    def say(self, kind: str, slot: int | None = None, uuid: str = "", text: str = "") -> None:
+        """Publishes an event of the agent's own."""
+        advised = advice(kind)
+        self._on_event(
+            Event(
+                self._clock.wall_us(), self._settings.node, kind,
+                "" if slot is None else slot_text(slot), uuid, text=text, source="agent",
+                action=advised.action, concerns=advised.concerns,
+                occupant="" if slot is None else self.occupant_of(slot),
+            )
+        )  # fmt: skip
 
-    def _driver_gone(self, error: DriverGoneError) -> None:
-        for slot, known in self._known.items():
-            self._mark(slot, known, down=True, text=str(error))
-        self._backend.close()
-        self._open = False
-        self._wait_to_reopen(str(error))
+    def labels(self) -> dict[int, SlotLabels]:
+        """Who sits in the known slots."""
+        return self._slots.labels()
 
-    def _wait_to_reopen(self, reason: str) -> None:
-        self._reopen_us = self._clock.monotonic_us() + int(self._backoff_s * 1e6)
-        _log.warning("driver_away retry_s=%.0f reason=%s", self._backoff_s, reason)
-        self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
+    @property
+    def slots(self) -> Slots:
+        """The known slots and their states."""
+        return self._slots
+
+    @property
+    def lanes(self) -> Lanes:
+        """The reading threads."""
+        return self._lanes

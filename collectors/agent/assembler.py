@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from collectors.agent.integrals import ActivityRule, SlotIntegrals
 from collectors.contract.catalogue import (
@@ -15,6 +16,8 @@ from collectors.contract.catalogue import (
     Kind,
     Own,
 )
+from collectors.contract.flop import FlopWindow
+from collectors.contract.identity import unpack_slot
 from collectors.contract.models import GpuModel, find_model
 from collectors.contract.record import NodeRecord, Origin, SlotLabels
 
@@ -30,6 +33,8 @@ class Reading:
     labels: SlotLabels
     energy_epoch: int
     values: Mapping[str, float] | None
+    flop: FlopWindow | None = None
+    """What was measured of FLOP since the last reading, as `Sample.flop`."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class _SlotState:
     energy_epoch: int | None = None
     device_energy: bool = False
     labels_sent_us: int | None = None
+    listed: bool = True
+    """Whether the last record has it; a MIG instance can go."""
     counters: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -66,16 +73,20 @@ class NodeAssembler:
         self._expected = frozenset(expected)
         self._rule = rule or ActivityRule()
         self._states: dict[int, _SlotState] = {}
+        self._metrics = [(metric.name, metric.kind is Kind.COUNTER) for metric in CATALOGUE]
+        self._device_counters = [
+            metric.name for metric in CATALOGUE.counters if not isinstance(metric.read, Own)
+        ]
         self._sequence = 0
         self._label_epoch = 0
 
     def labels(self) -> Mapping[int, SlotLabels]:
-        """The labels last seen, by slot."""
-        return {slot: state.labels for slot, state in self._states.items()}
+        """The labels last seen, by slot, without instances that are gone."""
+        return {slot: state.labels for slot, state in self._states.items() if state.listed}
 
     def assemble(self, time_us: int, readings: Sequence[Reading]) -> NodeRecord:
         """The next record.  Event times must not fall."""
-        changed = False
+        changed = self._forget_instances(readings)
         rows: list[dict[str, float]] = []
         states: list[_SlotState] = []
         for reading in readings:
@@ -92,18 +103,38 @@ class NodeAssembler:
             self.node, self.origin, self.run, self._sequence, time_us, self._label_epoch,
             [reading.labels.slot for reading in readings],
             [state.energy_epoch or 0 for state in states],
-            _columns(rows),
+            self._columns(rows),
             self._due_labels(time_us, states),
         )  # fmt: skip
         self._sequence += 1
         return record
+
+    def _forget_instances(self, readings: Sequence[Reading]) -> bool:
+        """A MIG instance that is no longer there is neither down nor observed; whether one went.
+
+        Its counters wait: where its slot is used again in this run, they go
+        on, since a slot's never fall within a run.
+        """
+        here = {reading.labels.slot for reading in readings}
+        if here >= self._states.keys():
+            return False
+        gone = [
+            state
+            for slot, state in self._states.items()
+            if state.listed and slot not in here and unpack_slot(slot).gi >= 0
+        ]
+        for state in gone:
+            state.listed, state.time_us = False, None
+            state.integrals.interrupted()
+        return bool(gone)
 
     def _state(self, reading: Reading) -> tuple[_SlotState, bool]:
         """The slot's state, and whether its appearance changes the layout of a running run."""
         slot = reading.labels.slot
         state = self._states.get(slot)
         if state is not None:
-            return state, False
+            back, state.listed = not state.listed, True
+            return state, back
         labels = reading.labels
         state = _SlotState(SlotIntegrals(self._rule), labels, find_model(labels.model))
         self._states[slot] = state
@@ -115,8 +146,9 @@ class NodeAssembler:
         if elapsed_us > self._longest_gap_us:
             elapsed_us = 0
         state.time_us = time_us
-        state.integrals.advance(elapsed_us, reading.values, state.model)
+        gauges = state.integrals.advance(elapsed_us, reading.values, state.model, reading.flop)
         row = {name: value for name, value in (reading.values or {}).items() if value == value}  # noqa: PLR0124 - NaN is absent
+        row.update(gauges)
         row.update(state.integrals.counters())
         state.device_energy |= "energy_mj" in row
         has_power = "power_w" in row or "power_average_w" in row
@@ -131,13 +163,12 @@ class NodeAssembler:
         if state.labels.model != reading.labels.model:
             state.model = find_model(reading.labels.model)
         state.labels, state.energy_epoch = reading.labels, epoch
-        counters = {
-            metric.name: row[metric.name]
-            for metric in CATALOGUE.counters
-            if metric.name in row and not isinstance(metric.read, Own)
-        }
-        changed |= any(value < state.counters.get(name, 0) for name, value in counters.items())
-        state.counters.update(counters)
+        counters = state.counters
+        for name in self._device_counters:
+            value = row.get(name)
+            if value is not None:
+                changed |= value < counters.get(name, 0)
+                counters[name] = value
         return changed
 
     def _own_epoch(self, reading: Reading) -> int:
@@ -154,19 +185,32 @@ class NodeAssembler:
                 due.append(state.labels)
         return due
 
+    def _columns(self, rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+        """One array per metric that any slot has, absent where a slot has it not."""
+        there = set[str]().union(*rows)
+        columns: dict[str, list[float]] = {}
+        for name, counts in self._metrics:
+            if name in there:
+                column = [row.get(name) for row in rows]
+                columns[name] = _counters(column) if counts else _gauges(column)
+        return columns
 
-def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """One array per metric that any slot has, absent where a slot has it not."""
-    columns: dict[str, list[float]] = {}
-    for metric in CATALOGUE:
-        name = metric.name
-        if not any(name in row for row in rows):
-            continue
-        if metric.kind is Kind.COUNTER:
-            columns[name] = [_counter(row.get(name)) for row in rows]
-        else:
-            columns[name] = [_gauge(row.get(name)) for row in rows]
-    return columns
+
+def _counters(column: list[float | None]) -> list[float]:
+    """Most columns are whole and within bounds, and pass as they are."""
+    if None not in column:
+        whole = cast("list[float]", column)
+        if min(whole) >= 0 and max(whole) < COUNTER_LIMIT:
+            return [int(value) for value in whole]
+    return [_counter(value) for value in column]
+
+
+def _gauges(column: list[float | None]) -> list[float]:
+    if None not in column:
+        whole = cast("list[float]", column)
+        if min(whole) > -_LARGEST_FLOAT and max(whole) < _LARGEST_FLOAT:
+            return whole
+    return [_gauge(value) for value in column]
 
 
 def _counter(value: float | None) -> int:

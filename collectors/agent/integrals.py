@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from collectors.agent import flops
+from collectors.agent.delivered import DeliveredFlop
+from collectors.contract.flop import FlopWindow
 from collectors.contract.models import GpuModel
 
 
@@ -37,48 +38,38 @@ class SlotIntegrals:
     def __init__(self, rule: ActivityRule) -> None:
         self._rule = rule
         self._observed_us = self._active_us = self._down_us = 0
-        self._flop: list[float] | None = None
-        self._estimated: float | None = None
-        self._clock_mhz: float | None = None
+        self._flop = DeliveredFlop()
         self._power_mw: int | None = None
         self._energy_half_nj = 0
 
     def advance(
-        self, elapsed_us: int, values: Mapping[str, float] | None, model: GpuModel | None
-    ) -> None:
-        """Adds one step.  `values` is None when the slot could not be read; `elapsed_us` is 0
-        for a first reading and after a gap, whose time stays unobserved."""
+        self,
+        elapsed_us: int,
+        values: Mapping[str, float] | None,
+        model: GpuModel | None,
+        window: FlopWindow | None = None,
+    ) -> dict[str, float]:
+        """Adds one step; returns the gauges that tell how FLOP were found.
+
+        `values` is None when the slot could not be read; `elapsed_us` is 0 for
+        a first reading and after a gap, whose time stays unobserved.
+        """
         if values is None:
             self._down_us += elapsed_us
-            self._clock_mhz = self._power_mw = None
-            return
+            self._power_mw = None
+            self._flop.away(elapsed_us)
+            return {}
         active = self._rule.active(values)
         if active is not None:
             self._observed_us += elapsed_us
             self._active_us += elapsed_us if active else 0
-        self._add_flop(elapsed_us, values, model)
         self._add_energy(elapsed_us, values)
+        return self._flop.add(elapsed_us, values, model, window)
 
-    def _add_flop(
-        self, elapsed_us: int, values: Mapping[str, float], model: GpuModel | None
-    ) -> None:
-        before_mhz, now_mhz = self._clock_mhz, values.get("sm_clock_mhz")
-        self._clock_mhz = now_mhz
-        if model is None or now_mhz is None:
-            return
-        clocks = (now_mhz if before_mhz is None else before_mhz, now_mhz)
-        activity = values.get("tensor_activity")
-        utilization = values.get("gpu_utilization")
-        if activity is not None:
-            done = flops.measured(model, activity, clocks, elapsed_us)
-            if done is not None:
-                before = self._flop or [0.0, 0.0, 0.0]
-                self._flop = [old + new for old, new in zip(before, done, strict=True)]
-        elif utilization is not None and (elapsed_us or not model.gpm):
-            # A GPU with GPM gives its first window a tick later: that is no estimate.
-            guess = flops.estimated(model, utilization, clocks, elapsed_us)
-            if guess is not None:
-                self._estimated = (self._estimated or 0.0) + guess
+    def interrupted(self) -> None:
+        """What comes next does not continue what was read last."""
+        self._power_mw = None
+        self._flop.away(0)
 
     def _add_energy(self, elapsed_us: int, values: Mapping[str, float]) -> None:
         power_w = values.get("power_w", values.get("power_average_w"))
@@ -95,13 +86,9 @@ class SlotIntegrals:
 
     def counters(self) -> dict[str, int]:
         """The run's counters by catalogue name.  FLOP is absent until it was measured."""
-        out = {
+        return {
             "observed_us": self._observed_us,
             "active_us": self._active_us,
             "down_us": self._down_us,
+            **self._flop.counters(),
         }
-        if self._flop is not None:
-            out["gflop"], out["gflop_lo"], out["gflop_hi"] = map(int, self._flop)
-        if self._estimated is not None:
-            out["gflop_estimated"] = int(self._estimated)
-        return out

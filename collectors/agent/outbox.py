@@ -1,25 +1,36 @@
-"""Between the agent's ticks and the bus: a bounded queue, and the spool behind it."""
+"""Between the agent's ticks and the bus: what the bus does not take at once is put on disk."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from collectors.agent.spool import Spool
+from collectors.agent.drain import DrainPace, Progress
+from collectors.agent.folded import FoldedLog
+from collectors.agent.memory_queue import Flight, MemoryQueue
+from collectors.agent.reach import Reach
+from collectors.agent.spool import COMPACTED, Kept, Spool
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
 from collectors.kit.clock import Clock
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
-_DRAIN_SPOOL_US = 5_000_000
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 30.0
+PATIENCE_S = 1.0
+"""What the bus has not acknowledged within it is on disk."""
+_DISK_RETRY_US = 2_000_000
+_BLOCKED_S = 0.5
+_STOP_S, _STOP_TURN_S = 5.0, 0.05
 
 
 @dataclass(slots=True)
 class OutboxCounts:
-    """What became of every message: sent + spooled + refused + dropped + queued = put + unspooled."""
+    """What became of every message.
+
+    sent + refused + spooled + dropped + queued = put + unspooled, at any time;
+    and spooled + found in the file = unspooled + dropped there + left in it.
+    """
 
     put: int = 0
     sent: int = 0
@@ -32,141 +43,256 @@ class OutboxCounts:
 class Outbox:
     """Fresh messages first, then the spool in order; the bus may come and go.
 
-    Without a spool the queue alone waits; when it is full its oldest are
-    dropped and counted.
+    Without a spool, or while its disk fails, messages wait in memory; what is
+    more than `most` or than 8 MiB is dropped there, the oldest first, and
+    counted.  `spool_rate` is in records a second of the clock; what the bus has
+    not acknowledged after `patience_s` is put on disk while it is waited for.
     """
 
     def __init__(
-        self, producer: Producer, clock: Clock, *, spool: Spool | None = None, most: int = 10_000
+        self,
+        producer: Producer,
+        clock: Clock,
+        *,
+        spool: Spool | None = None,
+        most: int = 10_000,
+        spool_rate: float = 200.0,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._producer, self._clock, self._spool = producer, clock, spool
-        self._most = most
-        self._fresh: deque[Message] = deque()
+        self._folded = FoldedLog(_log, clock)
+        self._waiting = MemoryQueue(most)
+        self._moving = 0
+        """Messages on their way from memory to disk."""
+        self._flight = Flight()
+        self._patience_s = patience_s
         self._wake = asyncio.Event()
-        self._retry_us = 0
-        self._retry_s = _FIRST_RETRY_S
-        self._spool_empty = spool is None
+        self._reach = Reach(clock, self._folded)
+        self._pace = DrainPace(clock, spool_rate)
+        self._disk_us = 0
+        """When a disk that failed is tried again."""
         self.counts = OutboxCounts()
 
     @property
     def queued(self) -> int:
-        """Messages that wait in memory."""
-        return len(self._fresh)
+        """Messages that are in memory, those on their way to the bus or the disk included."""
+        flying = 0 if self._flight.is_spooled else len(self._flight.messages)
+        return len(self._waiting) + self._moving + flying
 
     def put(self, message: Message) -> None:
         """Takes a message; never waits."""
         self.counts.put += 1
-        self._fresh.append(message)
-        if len(self._fresh) > self._most:
-            self._fresh.popleft()
-            self._count_dropped(1, "queue_full")
+        self._count_dropped(self._waiting.put(message), "memory_full")
         self._wake.set()
 
+    def progress(self) -> Progress:
+        """How the disk and the bus stand."""
+        spool, is_away = self._spool, self._reach.is_away
+        if spool is None:
+            return Progress(0, 0, self.counts.dropped, is_away, 0.0, None, "")
+        rate = 0.0 if is_away else self._pace.rate
+        eta_s = spool.left / rate if rate else None
+        return Progress(spool.left, spool.bytes, spool.dropped, is_away, rate, eta_s, spool.reason)
+
+    @property
+    def copies(self) -> int:
+        """Messages on their way to the bus that are on disk as well."""
+        kept = self._flight.kept
+        return 0 if kept is None else len(kept.positions)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether nothing is in memory alone: kill -9 would lose nothing now."""
+        return self.queued == self.copies
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Passes messages on until `stop`, then drains."""
+        """Passes messages on until `stop`; then what is left goes to the bus, or to disk."""
         stopping = asyncio.create_task(stop.wait())
         try:
-            while not stop.is_set():
-                self._wake.clear()
-                if self._fresh:
-                    await self._pass_on()
-                elif self._away_s() <= 0 and not self._spool_empty:
-                    await self._pass_spool_on()
-                if not self._ready():
-                    await self._idle(stopping)
-            await self._drain()
+            async with asyncio.timeout(None) as limit:
+                stopping.add_done_callback(lambda asked: _limit(limit, asked))
+                while not stop.is_set():
+                    self._wake.clear()
+                    got_on = await self._turn()
+                    await self._idle(stopping, got_on=got_on)
+                await self._finish()
+        except TimeoutError:
+            _log.warning("stopped_while_sending queued=%d", self.queued)
+        except asyncio.CancelledError:
+            await self._keep()
+            raise
         finally:
             stopping.cancel()
+        await self._keep()
+        self._count_dropped(len(self._waiting.take_all()), "stopped")
         _log.info("outbox_closed counts=%s", self.counts)
 
-    async def _drain(self) -> None:
-        """One last attempt with what waits, and with the spool for as long as stopping may take."""
-        until_us = self._clock.monotonic_us() + _DRAIN_SPOOL_US
-        self._retry_us = 0
-        while self._fresh and self._away_s() <= 0:
-            await self._pass_on()
-        if self._fresh:
-            self._count_dropped(len(self._fresh), "stopped")
-            self._fresh.clear()
-        while not self._spool_empty and self._away_s() <= 0:
-            if self._clock.monotonic_us() > until_us:
-                break
-            await self._pass_spool_on()
-
-    def _away_s(self) -> float:
-        return (self._retry_us - self._clock.monotonic_us()) / 1e6
-
-    def _ready(self) -> bool:
-        if self._away_s() > 0:
-            return bool(self._fresh) and self._spool is not None
-        return bool(self._fresh) or not self._spool_empty
-
-    async def _idle(self, stopping: asyncio.Task[bool]) -> None:
-        """Waits for a message, the time of the next attempt, or the end."""
-        away_s = self._away_s()
-        waker = asyncio.create_task(self._wake.wait())
-        timeout_s = away_s if away_s > 0 else None
-        waiting: set[asyncio.Task[bool]] = {stopping}
-        if away_s <= 0 or self._spool is not None:
-            waiting.add(waker)
-        try:
-            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waker.cancel()
-
-    async def _pass_on(self) -> None:
-        batch = [self._fresh.popleft() for _ in range(min(_BATCH, len(self._fresh)))]
-        if self._away_s() > 0 or not await self._send(batch):
-            await self._keep(batch)
-
-    async def _keep(self, batch: list[Message]) -> None:
-        if self._spool is None:
-            self._fresh.extendleft(reversed(batch))
-            excess = len(self._fresh) - self._most
-            for _ in range(excess):
-                self._fresh.popleft()
-            if excess > 0:
-                self._count_dropped(excess, "queue_full")
-            return
-        try:
-            await self._spool.append(batch)
-        except (BusUnavailableError, RefusedError) as error:
-            _log.exception("spool_failed")
-            self._count_dropped(len(batch), type(error).__name__)
-            return
-        self.counts.spooled += len(batch)
-        self._spool_empty = False
-
-    async def _pass_spool_on(self) -> None:
-        spool = self._spool
-        if spool is None:
-            return
-        batch = await spool.next()
-        if not batch:
-            self._spool_empty = True
-        elif await self._send(batch):
-            await spool.done()
-            self.counts.unspooled += len(batch)
-
-    async def _send(self, batch: list[Message]) -> bool:
-        """Whether the batch is dealt with; if not, the bus is away for a while."""
-        try:
-            await self._producer.send(batch)
-        except RefusedError as error:
-            guilty = len(error.refused)
-            self.counts.refused += guilty
-            self.counts.sent += len(batch) - guilty
-            _log.error("records_refused count=%d reason=%s", guilty, error)
-        except BusUnavailableError as error:
-            self._retry_us = self._clock.monotonic_us() + int(self._retry_s * 1e6)
-            _log.warning("bus_away retry_s=%.0f reason=%s", self._retry_s, error)
-            self._retry_s = min(self._retry_s * 2, _LONGEST_RETRY_S)
-            return False
-        else:
-            self.counts.sent += len(batch)
-        self._retry_s = _FIRST_RETRY_S
+    async def _turn(self) -> bool:
+        """One step; whether there was one to make."""
+        await self._try_disk()
+        if self._reach.resting:
+            return await self._keep()
+        flight = Flight(self._waiting.take(_BATCH, self._blocked()))
+        if not flight.messages:
+            return await self._keep() or await self._drain()
+        self._flight = flight
+        if self._reach.is_away:  # what tries whether the bus is back must not be lost in trying
+            await self._keep()
+        await self._deliver(flight)
         return True
 
+    async def _try_disk(self) -> None:
+        """Now and then, whether a disk that failed works again."""
+        now_us = self._clock.monotonic_us()
+        if self._spool is not None and self._spool.reason and now_us >= self._disk_us:
+            self._disk_us = now_us + _DISK_RETRY_US
+            await self._spool.check()
+
+    def _blocked(self) -> tuple[str, ...]:
+        """Endings of topics whose fresh messages may not go to the bus now."""
+        behind = self._spool is not None and self._spool.holds_compacted
+        return self._reach.missing() + (COMPACTED if behind else ())
+
+    async def _deliver(self, flight: Flight) -> bool:
+        """Sends; whatever is in memory when the bus has not answered for a while goes to disk."""
+        self._flight = flight
+        sending = asyncio.create_task(self._producer.send(flight.messages))
+        try:
+            while not sending.done():
+                done, _ = await asyncio.wait({sending}, timeout=self._patience_s)
+                if not done:
+                    await self._keep()
+        except asyncio.CancelledError:
+            sending.cancel()
+            await asyncio.wait({sending})
+            self._take_back(flight)
+            raise
+        error = sending.exception()
+        if error is None or isinstance(error, RefusedError):
+            await self._delivered(flight, error)
+            return True
+        self._reach.failed(error)
+        self._take_back(flight)
+        return False
+
+    async def _delivered(self, flight: Flight, error: RefusedError | None) -> None:
+        refused = 0 if error is None else len(error.refused)
+        if refused:
+            self._folded.error("refused", "records_refused count=%d reason=%s", refused, error)
+        self.counts.refused += refused
+        self.counts.sent += len(flight.messages) - refused
+        self.counts.unspooled += len(flight.messages) if flight.is_spooled else 0
+        self._flight = Flight()
+        spool = self._spool
+        if self._reach.answered():
+            _log.warning("bus_back waiting_on_disk=%d", 0 if spool is None else spool.left)
+        if spool is not None and flight.is_spooled:
+            await spool.done()
+        elif spool is not None and flight.kept is not None:
+            await spool.remove(flight.kept)
+
+    def _take_back(self, flight: Flight) -> None:
+        """What was not sent waits: on disk where it is there already, else in memory."""
+        self._flight = Flight()
+        if flight.kept is not None:
+            self.counts.spooled += len(flight.messages)
+        elif not flight.is_spooled:
+            self._put_back(flight.messages)
+
+    def _put_back(self, messages: Sequence[Message]) -> None:
+        self._count_dropped(self._waiting.put_back(messages), "memory_full")
+
+    async def _keep(self) -> bool:
+        """Puts all that is in memory alone on disk; whether any was."""
+        flight = self._flight
+        flying = [] if flight.is_spooled or flight.kept is not None else flight.messages
+        if self._spool is None or self._spool.reason or not (flying or self._waiting):
+            return False
+        waiting = self._waiting.take_all()
+        self._moving = len(waiting)
+        try:
+            kept = await self._spool.append([*flying, *waiting])
+        except BaseException as error:
+            self._put_back(waiting)
+            if not isinstance(error, BusUnavailableError):
+                raise
+            self._disk_us = self._clock.monotonic_us() + _DISK_RETRY_US
+            return False
+        finally:
+            self._moving = 0
+        self.counts.spooled += len(waiting)
+        if flying:
+            flight.kept = Kept(kept.file, kept.positions[: len(flying)])
+        return True
+
+    async def _drain(self) -> bool:
+        """Sends some of the spool, where it is time for that."""
+        spool = self._spool
+        if spool is None or not spool.left or self._pace.due_us() > self._clock.monotonic_us():
+            return False
+        messages = await spool.next(self._pace.batch, self._reach.missing())
+        if not messages:
+            self._pace.rest()
+            return False
+        if await self._deliver(Flight(messages, is_spooled=True)):
+            self._pace.sent(len(messages), spool.left)
+        return True
+
+    async def _idle(self, stopping: asyncio.Task[bool], *, got_on: bool) -> None:
+        """Waits for a message, the end, or what is due next."""
+        timeout_s = self._due_s()
+        if not got_on and timeout_s is not None:
+            timeout_s = max(timeout_s, _BLOCKED_S if self._waiting else 0.01)
+        if timeout_s == 0:
+            return
+        ends: list[asyncio.Task[bool] | asyncio.Task[None]] = []
+        if got_on or not self._waiting:
+            ends.append(asyncio.create_task(self._wake.wait()))
+        if timeout_s is not None:
+            ends.append(asyncio.create_task(self._clock.sleep(timeout_s)))
+        try:
+            await asyncio.wait([stopping, *ends], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+
+    def _due_s(self) -> float | None:
+        """Seconds until something is to be done without a new message; None for never."""
+        now_us = self._clock.monotonic_us()
+        spool, retry_us = self._spool, self._reach.retry_us if self._reach.is_away else 0
+        times: list[int] = []
+        if self._waiting:
+            times.append(retry_us if spool is None else 0)
+        if spool is not None and spool.left:
+            times.append(max(self._pace.due_us(), retry_us))
+        if spool is not None and spool.reason:
+            times.append(self._disk_us)
+        return None if not times else max(0.0, (min(times) - now_us) / 1e6)
+
+    async def _finish(self) -> None:
+        """A last attempt where the bus is not known to be away."""
+        if self._spool is None:
+            self._reach.retry_us = 0
+        while self._is_worth_waiting():
+            if not await self._turn():
+                await asyncio.sleep(_STOP_TURN_S)
+
+    def _is_worth_waiting(self) -> bool:
+        """Whether stopping may take a moment longer for what is left."""
+        if self._reach.resting or (self._reach.is_away and self._spool is not None):
+            return False
+        return bool(self._waiting) or (self._spool is not None and self._spool.holds_compacted)
+
     def _count_dropped(self, count: int, reason: str) -> None:
+        if not count:
+            return
         self.counts.dropped += count
-        _log.error("messages_dropped count=%d reason=%s", count, reason)
+        if self._spool is not None:
+            self._spool.add_dropped(count)
+        self._folded.error(reason, "messages_dropped count=%d reason=%s", count, reason)
+
+
+def _limit(limit: asyncio.Timeout, asked: asyncio.Task[bool]) -> None:
+    """From the moment at which stopping is asked for, it has only so long."""
+    if not asked.cancelled():
+        limit.reschedule(asyncio.get_running_loop().time() + _STOP_S)

@@ -71,6 +71,15 @@ class BusUnavailableError(ConnectionError):
     """The bus cannot be reached now; try again."""
 
 
+class TopicMissingError(BusUnavailableError):
+    """The bus answers, and this topic cannot be written; that may change.  Nothing of the send
+    was taken."""
+
+    def __init__(self, topic: str, why: str = "is not there; create the topics first") -> None:
+        super().__init__(f"topic {topic} {why}")
+        self.topic = topic
+
+
 class RefusedError(ValueError):
     """The bus will never take these records (too large, say); drop them, count them, go on.
 

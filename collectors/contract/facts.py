@@ -53,7 +53,7 @@ class NodeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     spooled: int = 0
     """Records that wait on the node's disk."""
     dropped: int = 0
-    """Records that its bounds have removed since the agent's start."""
+    """Records that its bounds have removed since the spool's file was made."""
 
     @property
     def key(self) -> bytes:

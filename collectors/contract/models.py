@@ -29,6 +29,10 @@ class GpuModel:
     memory_gb: float | None
     slowdown_c: float | None
     gpm: bool
+    pci_device_ids: tuple[int, ...] = ()
+    """16-bit device ids of the maker; several names may share one."""
+    fp64_tensor_flop_per_sm_clock: float | None = None
+    int8_tensor_op_per_sm_clock: float | None = None
 
 
 def _number(text: str) -> float | None:
@@ -43,6 +47,10 @@ def _integer(text: str) -> int | None:
     return None if number is None else int(number)
 
 
+def _device_ids(text: str) -> tuple[int, ...]:
+    return tuple(int(part, 16) for part in text.split(";") if part.strip())
+
+
 @lru_cache(maxsize=1)
 def gpu_models() -> dict[str, GpuModel]:
     """All rows by key and by every name that NVML gives the model."""
@@ -55,13 +63,28 @@ def gpu_models() -> dict[str, GpuModel]:
             _number(row["tensor_clock_mhz"]), _number(row["nvml_max_sm_clock_mhz"]),
             _number(row["fp16_tensor_tflops"]), _number(row["fpc_sm_fp16_tensor"]),
             _number(row["tdp_w"]), _number(row["memory_gb"]), _number(row["t_slowdown_c"]),
-            row["gpm"] == "yes",
+            row["gpm"] == "yes", _device_ids(row["pci_device_ids"]),
+            _number(row["fpc_sm_fp64_tensor"]), _number(row["fpc_sm_int8_tensor"]),
         )  # fmt: skip
         for name in (model.key, *names):
             models.setdefault(name, model)
     return models
 
 
-def find_model(name: str) -> GpuModel | None:
-    """The row of an NVML product name or of our key, compared exactly after stripping blanks."""
-    return gpu_models().get(name.strip())
+@lru_cache(maxsize=1)
+def _by_device_id() -> dict[int, GpuModel | None]:
+    """Rows by PCI device id; None where rows that differ share it: it says nothing then."""
+    found: dict[int, GpuModel | None] = {}
+    for model in set(gpu_models().values()):
+        for number in model.pci_device_ids:
+            found[number] = None if number in found else model
+    return found
+
+
+def find_model(name: str, pci_device_id: int | None = None) -> GpuModel | None:
+    """The row of an NVML product name or of our key, compared exactly after stripping blanks;
+    else that of the PCI device id (16 bits), where one row alone has it."""
+    model = gpu_models().get(name.strip())
+    if model is not None or pci_device_id is None:
+        return model
+    return _by_device_id().get(pci_device_id)

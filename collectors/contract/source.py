@@ -80,11 +80,14 @@ class DeviceEvent(NamedTuple):
 
     kind: str
     """`xid`, `ecc_single`, `ecc_double`, `ecc_storm`, `page_retired`, `poison`, `mig_changed`,
-    `gpu_unavailable`, `recovery_action`."""
+    `gpu_unavailable`, `recovery_action`; in the kernel log also `sxid` (its slot is the
+    NVSwitch's), `init_failed`, `driver_mismatch`."""
     slot: int | None
     uuid: str = ""
     code: int | None = None
     text: str = ""
+    time_us: int | None = None
+    """When it was, for one that is reported later; None is now."""
 
 
 class Device(Protocol):
@@ -146,7 +149,12 @@ class Backend(Protocol):
         ...
 
     def rescan(self) -> None:
-        """Looks again: devices come back, go, or change their labels."""
+        """Looks again: devices come back, go, or change their labels.  Called in a thread of its
+        own, beside readings and `wait_events`."""
+        ...
+
+    def missing(self) -> Mapping[str, str]:
+        """What of the node cannot be had → why, without asking the driver again."""
         ...
 
     def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:

@@ -129,6 +129,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """`tenant` (their program) or `operator`."""
     occupant: str = ""
     """The job or pod that ran there then."""
+    count: int = 1
+    """How many happenings the record stands for: a storm is told by its first, then summed up."""
 
 
 class FacilityReading(msgspec.Struct, frozen=True):

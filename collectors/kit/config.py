@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import msgspec
 import msgspec.structs
@@ -25,13 +25,17 @@ OTHER_VARIABLES = {
     "CONFIG": "Settings file, where `--config` does not name one.",
     "LOG_LEVEL": "`debug`, `info`, `warning` or `error`.",
     "HEARTBEAT": "File touched every 5 s while a process is alive, for health checks.",
-    "NODE": "The agent's node name; else the host's.",
-    "SPOOL": "The agent's spool file.",
+    "NODE": "The agent's node name, as `PETAWATCH_AGENT_NODE`.",
+    "SPOOL": "The agent's spool file, as `PETAWATCH_AGENT_SPOOL`.",
+    "AGENT_CONFIG": "The agent's settings file, where `--config` does not name one.",
+    "JOBS": "Folder that Slurm's prolog and epilog of `deploy/slurm` write into.",
     "CACHE": "Where the real services for tests are kept; else `~/.cache/petawatch`.",
     "REQUIRE_STACK": "1: tests fail where the real services cannot be had.",
     "REQUIRE_BROWSER": "1: tests fail where there is no Chromium.",
 }
 """Names after the prefix that are no settings of a struct."""
+AGENT_PREFIX = PREFIX + "AGENT_"
+"""Of the node agent's own variables, so that none of them is taken for another program's."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +55,13 @@ class BadValueError(ValueError):
 class SettingsStruct(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every struct of settings.
 
-    Fields are `Annotated[type, setting("text", …)]` with a default.
+    Fields are `Annotated[type, setting("text", …)]` with a default.  What a
+    program reads is named by its struct: the variables' `prefix`, of which
+    PREFIXCONFIG names the file, and the `file` that is read where none is named.
     """
+
+    prefix: ClassVar[str] = PREFIX
+    file: ClassVar[str] = DEFAULT_FILE
 
     def __repr__(self) -> str:
         shown = (
@@ -95,6 +104,7 @@ class Setting:
     type: Any
     default: Any
     """The default; None is none.  Defaults made at start are given as made now."""
+    prefix: str = PREFIX
 
     @property
     def text(self) -> str:
@@ -109,22 +119,22 @@ class Setting:
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return PREFIX + self.name.upper()
+        return self.prefix + self.name.upper()
 
 
 def describe(kind: type[SettingsStruct]) -> list[Setting]:
     """All settings of a struct, in the order of their definition."""
     hints = get_type_hints(kind, include_extras=True)
-    return [_describe(item, hints[item.name]) for item in msgspec.structs.fields(kind)]
+    return [_describe(item, hints[item.name], kind.prefix) for item in msgspec.structs.fields(kind)]
 
 
-def _describe(item: msgspec.structs.FieldInfo, hint: Any) -> Setting:
+def _describe(item: msgspec.structs.FieldInfo, hint: Any, prefix: str) -> Setting:
     declared, *extras = get_args(hint)
     meaning = next(extra for extra in extras if isinstance(extra, Meaning))
     default = item.default
     if item.default_factory is not msgspec.NODEFAULT:
         default = item.default_factory()
-    return Setting(item.name, meaning, declared, default)
+    return Setting(item.name, meaning, declared, default, prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +156,15 @@ def load(
 ) -> S:
     """The settings that hold.  Options that are None were not given.
 
-    The file is `file`, else PETAWATCH_CONFIG, else ./petawatch.toml where it
-    exists.  Raises ConfigError.
+    The file is `file`, else what the variable PREFIXCONFIG names, else the
+    struct's own where it exists.  Raises ConfigError.
     """
     settings = {item.name: item for item in describe(kind)}
-    given = dict(_from_file(file, environ, settings))
-    given.update(_from_environment(environ, settings))
+    named = file or (
+        Path(environ[kind.prefix + "CONFIG"]) if environ.get(kind.prefix + "CONFIG") else None
+    )
+    given = dict(_from_file(named, Path(kind.file), settings))
+    given.update(_from_environment(environ, settings, kind.prefix))
     given.update(
         {
             name: _Given(value, f"option --{name.replace('_', '-')}")
@@ -173,10 +186,9 @@ def _known(settings: Mapping[str, Setting]) -> list[str]:
 
 
 def _from_file(
-    file: Path | None, environ: Mapping[str, str], settings: Mapping[str, Setting]
+    named: Path | None, usual: Path, settings: Mapping[str, Setting]
 ) -> Iterator[tuple[str, _Given]]:
-    named = file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
-    path = named or Path(DEFAULT_FILE)
+    path = named or usual
     if named is None and not path.is_file():
         return
     text, table = read_toml(path)
@@ -188,12 +200,14 @@ def _from_file(
 
 
 def _from_environment(
-    environ: Mapping[str, str], settings: Mapping[str, Setting]
+    environ: Mapping[str, str], settings: Mapping[str, Setting], prefix: str
 ) -> Iterator[tuple[str, _Given]]:
     known = _known(settings)
     for variable, value in environ.items():
-        name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or name.upper() in OTHER_VARIABLES:
+        name = variable.removeprefix(prefix).lower()
+        others = prefix == PREFIX and variable.startswith(AGENT_PREFIX)
+        others |= variable.removeprefix(PREFIX) in OTHER_VARIABLES
+        if others or not variable.startswith(prefix):
             continue
         if name in known:
             yield name, _Given(value, f"environment variable {variable}")
@@ -204,7 +218,7 @@ def _from_environment(
         if near:
             raise ConfigError(
                 f"environment variable {variable}: no such setting; "
-                f'did you mean "{PREFIX}{near[0].upper()}"?'
+                f'did you mean "{prefix}{near[0].upper()}"?'
             )
         _log.warning("variable_ignored name=%s reason=no_such_setting", variable)
 

@@ -18,10 +18,17 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.producer import AIOKafkaProducer
 
-from collectors.contract.bus import ARRIVAL_HEADER, BusUnavailableError, Message, RefusedError
+from collectors.contract.bus import (
+    ARRIVAL_HEADER,
+    BusUnavailableError,
+    Message,
+    RefusedError,
+    TopicMissingError,
+)
 from collectors.kit.partitions import partition_of
 
 _BATCH_BYTES = 2**20
@@ -110,6 +117,9 @@ class KafkaProducer:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     yield
+            except TopicMissingError:
+                await self._abandon()
+                raise
             except (KafkaError, OSError, TimeoutError) as error:
                 await self._abandon()
                 reason = str(error) or f"no answer within {self._timeout_s:g} s"
@@ -158,9 +168,10 @@ class KafkaProducer:
             async with asyncio.timeout(self._timeout_s / 2):
                 return len(await client.partitions_for(topic))
         except TimeoutError:
-            raise BusUnavailableError(
-                f"topic {topic} is not there; create the topics first"
-            ) from None
+            raise TopicMissingError(topic) from None
+        except TopicAuthorizationFailedError:
+            why = "may not be written by this client; its access list must say so"
+            raise TopicMissingError(topic, why) from None
 
     async def _round(self, queues: _Queues, refused: dict[str, list[Message]]) -> None:
         """Sends each partition's next batch; a refused one is halved until the guilty record is alone."""

@@ -40,10 +40,14 @@ def setting_options(kind: type[SettingsStruct], *names: str) -> Callable[[F], F]
         return click.option(
             "--config",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Settings file; else PETAWATCH_CONFIG, else ./petawatch.toml.",
+            help=f"Settings file; else {kind.prefix}CONFIG, else {_place(kind.file)}.",
         )(function)
 
     return decorate
+
+
+def _place(file: str) -> str:
+    return file if file.startswith("/") else f"./{file}"
 
 
 def _help(text: str, default: object) -> str:

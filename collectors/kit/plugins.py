@@ -32,7 +32,11 @@ def load(group: str, name: str) -> Any:
                 "dashboard",
             }:
                 raise
-            extra = point.value.partition(".")[0]
+            extra = (
+                "scrape"
+                if point.value.startswith("collectors.scrape")
+                else point.value.partition(".")[0]
+            )
             raise MissingPartError(
                 f"{name} needs the package {error.name}: pip install 'petawatch[{extra}]'"
             ) from error

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from collectors.contract.bus import BusUnavailableError, Chunk, Message, Partition, TopicSpec
+from collectors.contract.bus import (
+    BusUnavailableError,
+    Chunk,
+    Message,
+    Partition,
+    TopicMissingError,
+    TopicSpec,
+)
 from collectors.kit.clock import Clock
 from collectors.kit.partitions import partition_of
 from collectors.kit.sqlite_retention import RECORD_OVERHEAD_BYTES, Log, cut, maintain, measure
@@ -53,8 +60,12 @@ class LogFile:
         self._topics: dict[str, Topic] = {}
         self._expired_us = 0
         self._stale = False
-        self._load()
-        self.start_number = 0 if read_only else self.count("starts")
+        try:
+            self._load()
+            self.start_number = 0 if read_only else self.count("starts")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Closes the file and lets go of the lock."""
@@ -105,7 +116,7 @@ class LogFile:
         if self._read_only:
             self._load()
         if name not in self._topics:
-            raise BusUnavailableError(f"topic {name} is not there; create the topics first")
+            raise TopicMissingError(name)
         return self._topics[name]
 
     def _log(self, partition: Partition) -> Log:

@@ -1,14 +1,17 @@
-"""One GPU: the catalogue's fields in one batch, its calls as methods of the same name."""
+"""One GPU: its samples, processes and facts, and what becomes of it when it fails."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from collectors.contract.catalogue import CATALOGUE, CallRead
 from collectors.contract.facts import GpuFacts
+from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import slot_text
+from collectors.contract.models import find_model
 from collectors.contract.record import SlotLabels
 from collectors.contract.source import (
     DeviceLostError,
@@ -18,245 +21,236 @@ from collectors.contract.source import (
     UnsupportedError,
 )
 from collectors.kit.clock import Clock
+from collectors.nvml.activity import Activity
 from collectors.nvml.api import Identity, Nvml
-from collectors.nvml.errors import UnknownFaultError, error_for
+from collectors.nvml.epoch import EnergyEpochs
+from collectors.nvml.errors import NeedsResetError
 from collectors.nvml.fields import PlannedField
-from collectors.nvml.gpm import ANY_TENSOR, DRAM, SM, GpmWindows
+from collectors.nvml.flop import FlopMeter
+from collectors.nvml.gate import Gate
+from collectors.nvml.limits import DeviceLimits, read_limits
+from collectors.nvml.mig import MigInstances
+from collectors.nvml.processes import ProcessReader
+from collectors.nvml.values import DeviceValues
 
 _log = logging.getLogger(__name__)
-_FAULTS_AT_MOST = 3
-"""So many unknown faults in a row, with no answer between them, are a sick device."""
+_INSTANCES_EVERY_US = 60_000_000
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all devices of a backend share."""
+
+    nvml: Nvml
+    gate: Gate
+    clock: Clock
+    plan: Sequence[PlannedField]
+    host: str
+    """What energy counters continue over, beside the GPU itself."""
+    window_us: int
+    """A window of activity that took longer is a gap, not a measurement."""
 
 
 class NvmlDevice:
-    """A `Device` of the contract.  What it cannot give is asked for once and then left out."""
+    """A `Device` of the contract.
+
+    Its calls go through the gate, so that the library is never closed beneath
+    one, and through a lock of its own, so that `release` waits for no call: a
+    device that is released while it is read frees what it holds afterwards.
+    """
 
     def __init__(
         self,
-        nvml: Nvml,
+        around: Surroundings,
         handle: Any,
         identity: Identity,
-        plan: Sequence[PlannedField],
-        clock: Clock,
+        energy: EnergyEpochs,
         *,
-        energy_epoch: int,
-        window_us: int,
+        phase: float = 0.0,
     ) -> None:
-        self._nvml, self._handle, self._clock = nvml, handle, clock
-        self._identity = identity
-        self.slot = identity.slot
-        self.energy_epoch = energy_epoch
+        self._around, self.handle, self._identity = around, handle, identity
+        self._nvml, self._clock = around.nvml, around.clock
+        self.slot, self.uuid = identity.slot, identity.uuid
         self.labels = SlotLabels(identity.slot, identity.uuid, identity.model, identity.serial)
-        self.lost = False
-        self._plan = list(plan)
-        self._calls = self._named_calls()
-        self._once_read: dict[str, Any] = {}
-        self._faults = 0
-        self._window_us = window_us
-        self._gpm: GpmWindows | None = None
+        self.state, self._reason = "ok", ""
+        self.events_refused = ""
+        """Why the driver reports no events of this GPU, "" where it does."""
+        self._busy = threading.Lock()
+        self._released = False
+        self._energy = energy
+        self._model = find_model(identity.model, identity.pci_device_id)
+        self._values = DeviceValues(around.nvml, handle, identity.uuid, around.plan, phase=phase)
+        self._processes = ProcessReader(around.nvml, handle, identity.slot)
+        self._no_processes = ""
+        self._limits: DeviceLimits | None = None
+        self._activity: Activity | None = None
+        self._mig: MigInstances | None = None
+        self._divided = False
+        self._instances_us = 0
 
-    def _named_calls(self) -> dict[str, Callable[[], float]]:
-        calls: dict[str, Callable[[], float]] = {}
-        for metric in CATALOGUE:
-            if isinstance(metric.read, CallRead):
-                method = getattr(self, metric.read.method, None)
-                if method is None:
-                    _log.warning("metric_unreadable name=%s reason=no_method", metric.name)
-                else:
-                    calls[metric.name] = method
-        return calls
+    @property
+    def energy_epoch(self) -> int:
+        """See the contract."""
+        return self._energy.epoch
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is left alone until a rescan finds it again."""
+        return self.state != "ok"
 
     def read(self) -> Sequence[Sample]:
         """See the contract's `Device.read`."""
-        return [Sample(self.labels, self.energy_epoch, self._values())]
+        return self._in_driver(self._read)
 
     def processes(self) -> Sequence[GpuProcess]:
-        """Not read yet."""
-        raise UnsupportedError("processes are not read")
+        """See the contract's `Device.processes`."""
+        if self._no_processes:
+            raise UnsupportedError(self._no_processes)
+        try:
+            return self._in_driver(lambda: self._processes.read(divided=self._divided))
+        except UnsupportedError as error:
+            self._no_processes = str(error)
+            raise
+
+    def _in_driver(self, call: Callable[[], _Answer]) -> _Answer:
+        with self._around.gate:
+            try:
+                with self._busy:
+                    return self._guarded(call)
+            finally:
+                if self._released:
+                    self._free()
+
+    def _guarded(self, call: Callable[[], _Answer]) -> _Answer:
+        if self.lost:
+            raise DeviceLostError(self._reason)
+        if self._released:
+            raise TransientError("the device has been found anew")
+        try:
+            return call()
+        except DeviceLostError as error:
+            self.lose(str(error), "needs_reset" if isinstance(error, NeedsResetError) else "lost")
+            raise
+
+    def lose(self, reason: str, state: str = "lost") -> None:
+        """Leaves it alone until a rescan finds it again."""
+        self.state, self._reason = state, reason
+
+    def _read(self) -> list[Sample]:
+        if self._limits is None:
+            self._begin()
+        now_us = self._clock.monotonic_us()
+        self._follow_instances(now_us)
+        values = self._values.read(now_us)
+        window = self._measure(values, now_us)
+        if not values:
+            raise TransientError(f"{self.uuid} gave nothing")
+        if "energy_mj" in values:
+            self._energy.take(int(values["energy_mj"]), now_us, self._clock.wall_us())
+        sample = Sample(self.labels, self._energy.epoch, values, window)
+        return self._with_instances(sample) if self._divided else [sample]
+
+    def _begin(self) -> None:
+        """Asks once for what is fixed, at the first reading: a device that fails here is known."""
+        nvml, handle, clock, model = self._nvml, self.handle, self._clock, self._model
+        limits = read_limits(nvml, handle, model)
+        longest_us = self._around.window_us
+        self._activity = self._new_activity(limits)
+        self._mig = MigInstances(nvml, handle, self._identity, model, clock, longest_us)
+        self._limits = limits
+
+    def _new_activity(self, limits: DeviceLimits) -> Activity:
+        meter = FlopMeter(
+            self._nvml, self.handle, self._clock, self._model, limits.sm_count,
+            self._around.window_us,
+        )  # fmt: skip
+        return Activity(meter, limits.limits.get("max_sm_clock_mhz"))
+
+    def _follow_instances(self, now_us: int) -> None:
+        """Finds MIG instances anew each minute, and once the driver says that they changed."""
+        if now_us < self._instances_us or self._mig is None:
+            return
+        changed = not self._instances_us
+        self._instances_us = now_us + _INSTANCES_EVERY_US
+        try:
+            self._mig.refresh(changed=changed)
+        except TransientError as error:
+            self._instances_us = 0 if changed else self._instances_us
+            self._values.faults.failed(error)
+            return
+        if self._mig.active != self._divided:
+            self._divided = self._mig.active
+            self._values.ask_again(mig=self._divided)
+            if self._activity is not None and self._limits is not None:
+                self._close(self._activity.close)
+                self._activity = self._new_activity(self._limits)
+
+    def mig_changed(self) -> None:
+        """The driver has said that instances came or went: the next reading looks."""
+        self._instances_us = 0
+
+    def _measure(self, values: dict[str, float], now_us: int) -> FlopWindow | None:
+        activity = self._activity
+        if activity is None:
+            return None
+        try:
+            window, bytes_moved = activity.take(values, now_us)
+        except TransientError as error:
+            self._values.faults.failed(error)
+            return None
+        self._values.add_traffic(values, bytes_moved)
+        return window
+
+    def _with_instances(self, sample: Sample) -> list[Sample]:
+        mig = self._mig
+        if mig is None:
+            return [sample]
+        try:
+            instances = mig.samples(sample)
+        except TransientError as error:
+            self._values.faults.failed(error)
+            return [sample]
+        values = {**sample.values, **mig.parent_gauges}
+        return [sample._replace(values=values, flop=mig.parent_flop), *instances]
 
     def facts(self) -> Sequence[GpuFacts]:
-        """Its identity."""
-        one = self._identity
-        return [GpuFacts(slot_text(one.slot), one.uuid, one.model, one.serial)]
-
-    def _values(self) -> Mapping[str, float]:
-        if self.lost:
-            raise DeviceLostError(f"{self._identity.uuid} is lost")
-        self._once_read.clear()
-        values: dict[str, float] = {}
-        try:
-            self._read_fields(values)
-            self._read_calls(values)
-        except DeviceLostError:
-            self.lost = True
-            raise
-        if not values:
-            raise TransientError(f"{self._identity.uuid} gave nothing")
-        return values
-
-    def _read_fields(self, values: dict[str, float]) -> None:
-        if not self._plan:
-            return
-        wanted = [(planned.field, planned.scope) for planned in self._plan]
-        try:
-            answers = self._nvml.fields(self._handle, wanted)
-        except UnsupportedError as error:
-            for planned in list(self._plan):
-                self._give_up_field(planned, error)
-            return
-        except TransientError as error:
-            self._count_fault(error)
-            return
-        self._faults = 0
-        for planned, answer in zip(list(self._plan), answers, strict=True):
-            if answer.code == 0:
-                values[planned.metric] = planned.convert(answer.value)
-                continue
-            error = error_for(answer.code, f"field {planned.field}")
-            if isinstance(error, UnsupportedError):
-                self._give_up_field(planned, error)
-            elif not isinstance(error, TransientError):
-                raise error
-
-    def _give_up_field(self, planned: PlannedField, error: UnsupportedError) -> None:
-        """Leaves a field out for good; a method of the metric's own name stands in for it."""
-        self._plan.remove(planned)
-        fallback = getattr(self, planned.metric, None)
-        if fallback is not None:
-            self._calls[planned.metric] = fallback
-        else:
-            self._log_given_up(planned.metric, error)
-
-    def _log_given_up(self, metric: str, error: UnsupportedError) -> None:
-        _log.info(
-            "metric_unsupported name=%s uuid=%s reason=%s", metric, self._identity.uuid, error
-        )
-
-    def _read_calls(self, values: dict[str, float]) -> None:
-        for name, method in list(self._calls.items()):
-            try:
-                values[name] = method()
-            except UnsupportedError as error:
-                del self._calls[name]
-                self._log_given_up(name, error)
-            except TransientError as error:
-                self._count_fault(error)
-            else:
-                self._faults = 0
-
-    def _count_fault(self, error: TransientError) -> None:
-        self._faults = self._faults + 1 if isinstance(error, UnknownFaultError) else 0
-        if self._faults >= _FAULTS_AT_MOST:
-            raise DeviceLostError(str(error)) from error
-
-    def _once(self, name: str, call: Callable[[], Any]) -> Any:
-        """One call to the driver for all metrics of a tick that share it."""
-        if name not in self._once_read:
-            self._once_read[name] = call()
-        return self._once_read[name]
-
-    def power_w(self) -> float:
-        """Board power by the older call, where the field is not there."""
-        return self._nvml.number("nvmlDeviceGetPowerUsage", self._handle) / 1000
-
-    def energy_mj(self) -> int:
-        """The energy counter by its own call, where the field is not there."""
-        return self._nvml.number("nvmlDeviceGetTotalEnergyConsumption", self._handle)
-
-    def power_limit_w(self) -> float:
-        """Enforced limit."""
-        return self._nvml.number("nvmlDeviceGetEnforcedPowerLimit", self._handle) / 1000
-
-    def gpu_temperature_c(self) -> float:
-        """Core temperature."""
-        return self._nvml.gpu_temperature_c(self._handle)
-
-    def thermal_margin_c(self) -> float:
-        """Headroom of the hottest sensor (R570 and later)."""
-        return float(self._nvml.number("nvmlDeviceGetMarginTemperature", self._handle))
-
-    def sm_clock_mhz(self) -> float:
-        """SM clock now."""
-        return self._nvml.sm_clock_mhz(self._handle)
-
-    def memory_clock_mhz(self) -> float:
-        """Memory clock now."""
-        return self._nvml.memory_clock_mhz(self._handle)
-
-    def _utilization(self) -> tuple[float, float]:
-        return self._once("utilization", lambda: self._nvml.utilization(self._handle))
-
-    def gpu_utilization(self) -> float:
-        """Ratio of time with a kernel running; not given with MIG."""
-        return self._utilization()[0]
-
-    def memory_utilization(self) -> float:
-        """Ratio of time with memory in use."""
-        return self._utilization()[1]
-
-    def _memory(self) -> tuple[int, int]:
-        return self._once("memory", lambda: self._nvml.memory(self._handle))
-
-    def memory_used_bytes(self) -> float:
-        """Bytes in use, the reserve not counted."""
-        return float(self._memory()[0])
-
-    def memory_total_bytes(self) -> float:
-        """Bytes installed."""
-        return float(self._memory()[1])
-
-    def fan_speed(self) -> float:
-        """Intended speed as a ratio; passive boards have none."""
-        return self._nvml.number("nvmlDeviceGetFanSpeed", self._handle) / 100
-
-    def performance_state(self) -> float:
-        """0 the highest; 32 is the driver's word for unknown."""
-        state = self._nvml.number("nvmlDeviceGetPerformanceState", self._handle)
-        if state > 15:
-            raise TransientError("performance state unknown")
-        return float(state)
-
-    def ecc_corrected(self) -> int:
-        """Corrected errors, volatile."""
-        return self._nvml.ecc_errors(self._handle, corrected=True)
-
-    def ecc_uncorrected(self) -> int:
-        """Uncorrected errors, volatile."""
-        return self._nvml.ecc_errors(self._handle, corrected=False)
-
-    def _window(self) -> dict[int, float]:
-        """The GPM window that ends now; the first call only begins one."""
-        if self._gpm is None:
-            if not self._nvml.gpm_supported(self._handle):
-                raise UnsupportedError("GPM: not on this GPU")
-            self._gpm = GpmWindows(self._nvml, self._handle, self._clock, self._window_us)
-            self._gpm.begin()
-            return {}
-        return self._gpm.next()
-
-    def _activity(self, metric: int) -> float:
-        value = self._once("gpm", self._window).get(metric)
-        if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
-            raise TransientError("no GPM window")
-        return value
-
-    def sm_activity(self) -> float:
-        """SM activity over the window."""
-        return self._activity(SM)
-
-    def tensor_activity(self) -> float:
-        """Activity of any tensor pipe over the window."""
-        return self._activity(ANY_TENSOR)
-
-    def dram_activity(self) -> float:
-        """Memory activity over the window."""
-        return self._activity(DRAM)
+        """See the contract's `Device.facts`."""
+        one, limits, activity = self._identity, self._limits or DeviceLimits(), self._activity
+        unsupported = dict(self._values.unsupported) | limits.missing
+        if activity is not None:
+            unsupported |= activity.unsupported()
+        if self._no_processes:
+            unsupported["processes"] = self._no_processes
+        if self.events_refused:
+            unsupported["events"] = self.events_refused
+        whole = GpuFacts(
+            slot_text(one.slot), one.uuid, one.model, one.serial, limits.number,
+            sm_count=limits.sm_count, limits=dict(limits.limits),
+            flop_method=activity.method if activity is not None else "none",
+            flop_reason=activity.reason if activity is not None else "",
+            unsupported=unsupported, state=self.state,
+        )  # fmt: skip
+        return [whole, *(self._mig.facts() if self._mig is not None and self._divided else ())]
 
     def release(self) -> None:
-        """Frees what the driver holds for this device; a sick one may refuse."""
-        gpm, self._gpm = self._gpm, None
-        if gpm is not None:
-            try:
-                gpm.close()
-            except (RuntimeError, OSError) as error:
-                _log.warning("gpm_not_freed uuid=%s reason=%s", self._identity.uuid, error)
+        """Frees what the driver holds for it, now or when the call that is under way has ended."""
+        self._released = True
+        self._free()
+
+    def _free(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            held, self._activity, self._mig = (self._activity, self._mig), None, None
+            for one in held:
+                if one is not None:
+                    self._close(one.close)
+        finally:
+            self._busy.release()
+
+    def _close(self, close: Callable[[], None]) -> None:
+        try:
+            close()
+        except (RuntimeError, OSError) as error:  # a sick device may refuse
+            _log.warning("gpm_not_freed uuid=%s reason=%s", self.uuid, error)

@@ -82,7 +82,8 @@ def replay(
 ) -> None:
     """Sends recorded telemetry as if it came from live nodes.
 
-    Reads nvidia-smi CSV logs (also gzipped) and `nvidia-smi -q -x` XML.
+    Reads nvidia-smi CSV logs, `nvidia-smi -q` as XML and as text, its table, and pages of
+    dcgm-exporter and nvidia_gpu_exporter, all also gzipped.
     """
     if not to_stdout and bus is None:
         raise click.UsageError("Where to? Give --bus kafka://host:port, or --stdout to print.")

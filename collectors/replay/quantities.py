@@ -13,7 +13,7 @@ _ABSENT = frozenset(
         "", "-", "n/a", "[n/a]", "none", "null", "nan", "[not supported]", "not supported",
         "[not found]", "[unknown error]", "unknown error", "[insufficient permissions]",
         "insufficient permissions", "[gpu is lost]", "gpu is lost", "[unknown]", "unknown",
-        "[gpu requires reset]", "err!", "requested functionality has been deprecated",
+        "[gpu requires reset]", "gpu requires reset", "err!", "[err!]", "error", "[error]", "requested functionality has been deprecated",
         "[requested functionality has been deprecated]", "[deprecated]", "function not found",
     }
 )  # fmt: skip
@@ -24,6 +24,9 @@ _SCALES = {
     "s": (1_000_000, 1), "ns": (1, 1000), "kib": (2**10, 1), "mib": (2**20, 1),
     "gib": (2**30, 1), "kb": (10**3, 1), "mb": (10**6, 1), "gb": (10**9, 1),
 }  # fmt: skip
+_ONES = (float(2**31 - 1), float(2**32 - 1))
+_ALL_ONES = 9.2e18
+"""What drivers write where there is no number: all bits set, of 31, 32, 63 or 64."""
 _WORDS = {"no": 0.0, "yes": 1.0}
 
 
@@ -48,10 +51,10 @@ def quantity(text: str, unit: str = "") -> float:
     scale = _SCALES.get((match[2] or unit).strip().lower())
     if scale is None:
         raise ValueError(f"unknown unit in {text!r}")
-    value = float(match[1]) * scale[0] / scale[1]
-    if not math.isfinite(value):
+    number = float(match[1])
+    if not math.isfinite(number) or number >= _ALL_ONES or number in _ONES:
         raise ValueError(f"not a quantity: {text!r}")
-    return value
+    return number * scale[0] / scale[1]
 
 
 def as_metric(name: str, value: float) -> float:

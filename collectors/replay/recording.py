@@ -10,11 +10,15 @@ from datetime import tzinfo
 from pathlib import Path
 
 from collectors.contract.record import SlotLabels
+from collectors.replay import pagelog, tablelog, textlog
 from collectors.replay.csvlog import CsvLog, open_text
+from collectors.replay.pagelog import PageLog
 from collectors.replay.samples import Reader, Rejects, Sample
+from collectors.replay.tablelog import TableLog
+from collectors.replay.textlog import TextLog
 from collectors.replay.xmllog import XmlLog
 
-_SUFFIXES = (".gz", ".csv", ".xml", ".log", ".txt")
+_SUFFIXES = (".gz", ".csv", ".xml", ".log", ".txt", ".prom", ".metrics")
 _STEPS_AT_MOST = 100_000
 """Distinct steps that a survey counts; more are irregular enough without."""
 _LEAST_STEP_US = 1_000
@@ -74,7 +78,13 @@ def reader_for(path: Path, zone: tzinfo, model: str) -> Reader:
     """The reader that a file's first characters ask for.  Raises OSError."""
     with open_text(path) as file:
         start = file.read(4096).lstrip()
-    return XmlLog(zone, model) if start.startswith("<") else CsvLog(zone, model)
+    if start.startswith("<"):
+        return XmlLog(zone, model)
+    if textlog.TITLE in start:
+        return TextLog(zone, model)
+    if tablelog.TITLE in start:
+        return TableLog(zone, model)
+    return PageLog(model) if start.startswith(pagelog.STARTS) else CsvLog(zone, model)
 
 
 class Recording:

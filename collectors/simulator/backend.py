@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ class _Node:
         whole = make_site(site)
         entry = whole.at(0)[0]
         self._clock = clock
+        self._lock = threading.Lock()
         self._start_us = clock.wall_us()
         self._began_us = self._before_us = clock.monotonic_us()
         self.hardware = make_hardware([entry], seed)
@@ -80,7 +82,11 @@ class _Node:
         self._read.clear()
 
     def values(self, index: int) -> dict[str, float]:
-        """What the driver says of a GPU now."""
+        """What the driver says of a GPU now; devices are read in several threads."""
+        with self._lock:
+            return self._values(index)
+
+    def _values(self, index: int) -> dict[str, float]:
         if index in self._read:
             self._step()
         self._read.add(index)
@@ -189,6 +195,10 @@ class SimulatorBackend:
 
     def rescan(self) -> None:
         """Finds what it had found: simulated GPUs neither come nor go yet."""
+
+    def missing(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
 
     def close(self) -> None:
         """Ends the simulation; devices that are still held say so when read."""

@@ -21,6 +21,7 @@ from collectors.simulator.identities import make_identities
 from collectors.simulator.jobs import Change, Job
 from collectors.simulator.load import Load
 from collectors.simulator.physics import Physics
+from collectors.simulator.presence import Presence
 from collectors.simulator.report import Report
 from collectors.simulator.scenario import FaultEvent, gpus_of
 from collectors.simulator.senders import Senders
@@ -90,8 +91,6 @@ class Fleet:
     ) -> None:
         self.inventory = inventory
         self.entries = entries_from(inventory, start_us)
-        self._from_us = np.array([entry.from_us for entry in self.entries])
-        self._to_us = np.array([entry.to_us or 1 << 62 for entry in self.entries])
         self.start_us = start_us
         self.interval_us = round(interval_s * 1e6)
         self.faults = faults
@@ -100,19 +99,14 @@ class Fleet:
         self.effects = Effects(faults, self.entries)
         self._calendar = SiteCalendar(inventory.time_zone)
         self._sensors = Sensors(faults, self.entries, seed)
-        self._counter_faults = sorted(
-            (event for event in faults if event.kind.name in _COUNTER_FAULTS),
-            key=lambda event: event.at_us,
-        )
+        self._counter_faults = _counter_faults(faults)
         nodes, gpus = len(self.entries), len(self.entries) * GPUS_PER_NODE
         self._rng = np.random.default_rng([seed, 6])
         self._load = Load(gpus, seed)
         self._phase_us = self._rng.integers(0, round(self.interval_us * PHASE_SHARE), nodes)
         self._jitter_us = min(_JITTER_US, self.interval_us // 20)
         self._before_us = np.zeros(nodes, np.int64)
-        self._away_until_us = np.zeros(nodes, np.int64)
-        self._silent: Bool = np.zeros(nodes, np.bool_)
-        self._unpowered: Bool = np.zeros(nodes, np.bool_)
+        self._presence = Presence(self.entries, self.interval_us)
         self._labels = make_identities(self.entries, self.hardware.figures, seed)
         self._pending = self.workload.changes(start_us)
         for change in self._pending:
@@ -156,10 +150,10 @@ class Fleet:
         events = [event for one in happened for event in self._happen(one)]
         self._break_counters(due_us - self.start_us - self.interval_us)
         self._apply(self.workload.changes(due_us))
-        back = self._presence(due_us)
+        back = self._return(due_us)
         people = self._calendar.activity(due_us)
         activity = self._load.activity((due_us - self.start_us) / 1e6, people)
-        away = np.repeat(self._silent | back, GPUS_PER_NODE)
+        away = np.repeat(self._presence.silent | back, GPUS_PER_NODE)
         truth = self.physics.step(
             activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE), away
         )
@@ -179,7 +173,7 @@ class Fleet:
         node, index = divmod(one.gpu, GPUS_PER_NODE)
         time_us = self.start_us + one.time_us
         if one.kind == "agent_crash":
-            self._away_until_us[node] = time_us + one.code * 1_000_000
+            self._presence.crash(node, time_us + one.code * 1_000_000)
             return []
         self.workload.fail(one.gpu, time_us)
         if one.kind == "power_lost":
@@ -204,23 +198,19 @@ class Fleet:
                 self.physics.meters.wrap_energy(gpus, _WRAP_AT_MJ)
                 self._senders.changed(set((gpus // GPUS_PER_NODE).tolist()))
 
-    def _presence(self, due_us: int) -> Bool:
-        """Brings up to date who is silent; returns the nodes whose agents begin a new run now."""
-        unpowered = self.effects.dead.reshape(-1, GPUS_PER_NODE).all(axis=1)
-        silent = (due_us - self.interval_us < self._away_until_us) | unpowered
-        silent |= (due_us < self._from_us) | (due_us >= self._to_us)
-        back = self._silent & ~silent
-        if back.any():
-            nodes = np.flatnonzero(back)
-            self.physics.meters.restart_agent(_gpus(nodes))
-            self._senders.restart(nodes, due_us)
-            booted = _gpus(np.flatnonzero(back & self._unpowered))
-            if len(booted):
-                self.physics.meters.reload_driver(booted)
-                self._senders.new_epochs(booted)
-        self._silent = silent
-        self._unpowered = (self._unpowered | unpowered) & silent
-        return back
+    def _return(self, due_us: int) -> Bool:
+        """Nodes come and go; returns those whose agents begin a new run now."""
+        back = self._presence.update(due_us, self.effects.dead)
+        returned = np.zeros(len(self.entries), np.bool_)
+        if len(back.nodes):
+            returned[back.nodes] = True
+            self.physics.meters.restart_agent(_gpus(back.nodes))
+            self._senders.restart(back.nodes, due_us)
+        if len(back.booted):
+            gpus = _gpus(back.booted)
+            self.physics.meters.reload_driver(gpus)
+            self._senders.new_epochs(gpus)
+        return returned
 
     def _apply(self, changes: list[Change]) -> None:
         """Gives and takes GPUs; where occupants change, a new label epoch begins."""
@@ -244,7 +234,7 @@ class Fleet:
         columns = {**report.columns, **wander}
         if self._sensors.any:
             columns = self._sensors.apply(columns, (self._tick - 1) * self.interval_us)
-        silent = self._silent | self.hardware.dark
+        silent = self._presence.silent | self.hardware.dark
         found = self._senders.send(
             self._tick,
             time_us,
@@ -293,3 +283,8 @@ class Fleet:
 
 def _gpus(nodes: NDArray[np.intp]) -> NDArray[np.intp]:
     return (nodes[:, None] * GPUS_PER_NODE + np.arange(GPUS_PER_NODE)).reshape(-1)
+
+
+def _counter_faults(faults: Sequence[FaultEvent]) -> list[FaultEvent]:
+    found = [event for event in faults if event.kind.name in _COUNTER_FAULTS]
+    return sorted(found, key=lambda event: event.at_us)

@@ -7,6 +7,7 @@ Figures: idle and load power, temperature per watt by position, from recorded
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,47 +157,63 @@ def _capped(entries: list[InstalledNode]) -> Bool:
     return np.repeat(np.array([entry.rack == last for entry in entries]), GPUS_PER_NODE)
 
 
+def _wrong(rng: np.random.Generator, gpm: Bool) -> dict[str, Bool]:
+    """What is wrong from the start: no larger site is ever without it."""
+    g = len(gpm)
+    n = g // GPUS_PER_NODE
+    ampere = np.flatnonzero(~gpm[::GPUS_PER_NODE])
+    without_exporter = _few(rng, ampere, len(ampere) // 50, n)
+    return {
+        "counted": ~np.repeat(without_exporter, GPUS_PER_NODE),
+        "dark": _few(rng, np.arange(n), max(n // 400, int(n >= 100)), n),
+        "down": _few(rng, np.arange(g), max(g // 2000, int(g >= 64)), g),
+        "hot": _few(rng, np.arange(g), max(1, g // 200), g),
+    }
+
+
+def _cooling(rng: np.random.Generator, gpm: Bool, resistance: F64) -> dict[str, F64]:
+    g = len(gpm)
+    return {
+        "resistance_k_per_w": resistance,
+        # Air-cooled servers answer more slowly than those with cold plates.
+        "fast_s": rng.uniform(1.0, 3.0, g) * np.where(gpm, 1.0, 4.0),
+        "slow_s": rng.uniform(30.0, 60.0, g),
+        "memory_share": np.full(g, 0.62),
+        "memory_rise_k": rng.normal(18.3, 2.2, g),
+    }
+
+
+_OF_MODEL = (
+    "flop_per_mhz_us", "bound", "max_clock_mhz", "sleep_clock_mhz", "memory_clock_mhz",
+    "memory_bytes", "limit_c",
+)  # fmt: skip
+
+
 def make_hardware(entries: list[InstalledNode], seed: int) -> Hardware:
     """Draws a site's GPUs: all that does not change while it runs."""
     rng = np.random.default_rng([seed, 2])
     made = {key: model_figures(key) for key in {entry.model for entry in entries}}
     nodes = tuple(made[entry.model] for entry in entries)
-    n, g = len(nodes), len(nodes) * GPUS_PER_NODE
+    g = len(nodes) * GPUS_PER_NODE
     gpm = _per_gpu(nodes, "gpm") > 0
-    ampere = np.flatnonzero(~gpm[::GPUS_PER_NODE])
-    without_exporter = _few(rng, ampere, len(ampere) // 50, n)
-    dark = _few(rng, np.arange(n), max(n // 400, int(n >= 100)), n)
-    down = _few(rng, np.arange(g), max(g // 2000, int(g >= 64)), g)
-    hot = _few(rng, np.arange(g), max(1, g // 200), g)
-    resistance = _resistance(rng, gpm, hot)
+    wrong: dict[str, Any] = _wrong(rng, gpm)
+    resistance = _resistance(rng, gpm, wrong["hot"])
     spread = np.where(gpm, 0.008, 0.03)
     tdp_w, ready_w = _per_gpu(nodes, "tdp_w"), _per_gpu(nodes, "ready_w")
+    of_model: dict[str, Any] = {name: _per_gpu(nodes, name) for name in _OF_MODEL}
+    cooling: dict[str, Any] = _cooling(rng, gpm, resistance)
     return Hardware(
         figures=nodes,
         gpm=gpm,
-        counted=~np.repeat(without_exporter, GPUS_PER_NODE),
-        down=down,
-        dark=dark,
-        hot=hot,
-        flop_per_mhz_us=_per_gpu(nodes, "flop_per_mhz_us"),
-        bound=_per_gpu(nodes, "bound"),
         gain=1.0 + np.clip(rng.normal(0.0, 1.0, g), -2.5, 2.5) * spread,
         sleep_w=_per_gpu(nodes, "sleep_w") * rng.normal(1.0, 0.03, g),
         ready_w=ready_w * rng.normal(1.0, 0.02, g),
         dynamic_w=(tdp_w - ready_w) * rng.normal(1.0, 0.03, g),
         limit_w=np.where(_capped(entries), np.round(tdp_w * 0.8), tdp_w),
-        max_clock_mhz=_per_gpu(nodes, "max_clock_mhz"),
-        sleep_clock_mhz=_per_gpu(nodes, "sleep_clock_mhz"),
-        memory_clock_mhz=_per_gpu(nodes, "memory_clock_mhz"),
-        memory_bytes=_per_gpu(nodes, "memory_bytes"),
-        limit_c=_per_gpu(nodes, "limit_c"),
         inlet_c=_inlet_c(rng, entries) + np.where(gpm, 0.0, 0.5),
         rack=np.repeat(_racks(entries), GPUS_PER_NODE),
-        resistance_k_per_w=resistance,
-        # Air-cooled servers answer more slowly than those with cold plates.
-        fast_s=rng.uniform(1.0, 3.0, g) * np.where(gpm, 1.0, 4.0),
         swing=np.where(gpm, 0.006, 0.04),
-        slow_s=rng.uniform(30.0, 60.0, g),
-        memory_share=np.full(g, 0.62),
-        memory_rise_k=rng.normal(18.3, 2.2, g),
+        **wrong,
+        **cooling,
+        **of_model,
     )

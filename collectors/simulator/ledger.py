@@ -63,14 +63,18 @@ def _within(time_us: int, span: tuple[int, int | None]) -> bool:
     return span[0] <= time_us and (span[1] is None or time_us < span[1])
 
 
+def _order(claim: Claim) -> tuple[int, int, str, str]:
+    return (claim.precedence, claim.from_us, claim.source, claim.id)
+
+
 def owner_at(claims: Iterable[Claim], time_us: int) -> Owner:
-    """Maintenance beats all; else the claim that is greatest by (from, source, id)."""
+    """Maintenance beats all; else the greatest by (precedence, from, source, id)."""
     holding = [claim for claim in claims if _within(time_us, (claim.from_us, claim.to_us))]
     if not holding:
         return NOBODY
     if any(claim.kind == "maintenance" for claim in holding):
         return UPKEEP
-    best = max(holding, key=lambda claim: (claim.from_us, claim.source, claim.id))
+    best = max(holding, key=_order)
     return ("tenant", *best.owner)
 
 

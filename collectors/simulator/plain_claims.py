@@ -20,11 +20,13 @@ class Claim:
     from_us: int
     to_us: int | None
     deleted: bool
+    precedence: int
     subjects: dict[str, frozenset[int] | None]
 
     def holds(self, node: str, slot: int) -> bool:
-        """Whether a subject names the slot."""
-        if node not in self.subjects:
+        """Whether a subject names the slot, and the claim is anybody's at all."""
+        anonymous = self.kind != "maintenance" and self.owner[0] == ""
+        if anonymous or node not in self.subjects:
             return False
         slots = self.subjects[node]
         return slots is None or slot in slots
@@ -47,5 +49,6 @@ def read_claim(value: bytes) -> Claim:
         from_us=told["from_us"],
         to_us=told.get("to_us"),
         deleted=told.get("deleted", False),
+        precedence=told.get("precedence", 0),
         subjects=subjects,
     )

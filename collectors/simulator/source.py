@@ -13,7 +13,7 @@ from collectors.contract.bus import BusUnavailableError, Message, Producer, Refu
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALLOC, EVENTS, FACILITY, GPU, Allocation, dumps
+from collectors.contract.topics import ALLOC, EVENTS, FACILITY, FACTS, GPU, Allocation, dumps
 from collectors.kit.clock import Clock
 from collectors.simulator.claims import OpenClaims, ended
 from collectors.simulator.fleet import Fleet, Tick
@@ -22,9 +22,12 @@ from collectors.simulator.oracle import Oracle
 from collectors.simulator.schedule import OPTIONS, make_schedule
 from collectors.simulator.sites import make_site
 from collectors.simulator.telemetry import ARRIVAL_DELAY_US, Outgoing, Telemetry
+from collectors.simulator.told import simulated_facts
 from collectors.simulator.truth import write_observable, write_physical
 
 DEFAULT_SITE = "aisc-phase1"
+FACTS_US = 600_000_000
+"""How often each node says anew how it measures."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class SimulatorSource:
         self._options = options
         self._clock = clock
         self._inventory = make_site(options.site or DEFAULT_SITE)
+        self._facts = options.topic_prefix + FACTS
+        self._facts_due_us = 0
         self._gpu, self._alloc = options.topic_prefix + GPU, options.topic_prefix + ALLOC
         self._claims = OpenClaims(options.path)
         self._lives_now = options.speed == 1.0 and options.start_us is None
@@ -120,11 +125,19 @@ class SimulatorSource:
         self._claims.note(list(tick.allocations))
         if recorder is not None:
             recorder.note(tick)
+        if due_us >= self._facts_due_us:
+            self._facts_due_us = due_us + FACTS_US
+            await self._publish(producer, stop, self._facts_messages(fleet, due_us))
         # A claim must be known before the first record of its job is.
         first = self._allocation_messages(tick.allocations, due_us)
         await self._publish(producer, stop, first + self._other_messages(tick, due_us))
         arrived = telemetry.through(tick, due_us + fleet.interval_us)
         await self._send_records(producer, stop, arrived, recorder)
+
+    def _facts_messages(self, fleet: Fleet, time_us: int) -> list[Message]:
+        told = simulated_facts(fleet, self._options.seed, time_us)
+        arrival_us = self._at(time_us + ARRIVAL_DELAY_US)
+        return [Message(self._facts, each.key, dumps(each), arrival_us) for each in told]
 
     async def _send_records(
         self,

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from collectors.contract.topics import LIVE
 from pipeline.api import (
     books_routes,
+    fleet_routes,
     live_routes,
     login,
     ops_routes,
@@ -36,6 +37,15 @@ null or left out, never 0. PFLOPS are dense-FP16-equivalent. `WS /api/v1/live/ws
 frames. Errors are `application/problem+json`.
 """
 _OPENAPI = "/api/v1/openapi.json"
+_PARTS = (
+    live_routes,
+    site_routes,
+    fleet_routes,
+    series_routes,
+    books_routes,
+    ops_routes,
+    login,
+)
 
 
 class GuardedApp(FastAPI):
@@ -79,25 +89,28 @@ def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
     app.state.api = Api(deps, settings, hub, access, answers)
     app.state.on_start = []
     problems.install(app)
-    for part in (live_routes, site_routes, series_routes, books_routes, ops_routes, login):
+    for part in _PARTS:
         app.include_router(part.router)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    hub: LiveHub = app.state.api.hub
+    api: Api = app.state.api
+    followed = (api.hub, api.fleet_log)
     on_start: list[Callable[[], Awaitable[None]]] = app.state.on_start
-    task = asyncio.create_task(hub.run(), name="live-hub")
+    tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in followed]
     try:
         for start in on_start:
             await start()
         yield
     finally:
-        hub.stop()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for part, task in zip(followed, tasks, strict=True):
+            part.stop()
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 def internal_client(app: FastAPI) -> httpx.AsyncClient:

@@ -19,6 +19,7 @@ from collectors.contract.topics import Allocation
 from collectors.kit.clock import Clock
 from pipeline.api.auth import Access
 from pipeline.api.fleet import FleetReader
+from pipeline.api.fleet_log import FleetLog
 from pipeline.api.live import LiveHub
 from pipeline.api.places import Places
 from pipeline.api.settings import ApiSettings
@@ -78,6 +79,7 @@ class Api:
         self.deps = deps
         self.settings = settings
         self.hub = hub
+        self.fleet_log = FleetLog(deps.bus, deps.topic_prefix, deps.clock, deps.board)
         self.access = access
         self.answers = answers
         self.fleet = FleetReader(deps.series, deps.clock)

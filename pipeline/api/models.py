@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.api.models_fleet import AgentRow, InstanceNow
 from pipeline.api.ranges import MAX_RAW_VALUES
 
 State = Literal["starting", "live", "partial", "stale", "down"]
@@ -192,6 +193,8 @@ class NodeDetail(BaseModel):
     tenants: list[str]
     age_s: float | None
     gpus: list[GpuNow]
+    instances: list[InstanceNow]
+    agent: AgentRow | None = Field(description="What its agent said last; null for none.")
 
 
 class Gpus(BaseModel):

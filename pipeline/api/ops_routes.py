@@ -14,6 +14,8 @@ from collectors.contract.bus import BusUnavailableError
 from pipeline import health as boards
 from pipeline.api import models_ops, prometheus
 from pipeline.api.deps import Served, json_response
+from pipeline.api.fleet_routes import clock_offsets
+from pipeline.api.prometheus_fleet import render_fleet_log
 from pipeline.series.port import StoreUnavailableError
 
 router = APIRouter(tags=["operation"])
@@ -59,14 +61,6 @@ def _lag(records: Sequence[boards.HealthRecord]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _offsets(records: Sequence[boards.HealthRecord]) -> dict[str, float]:
-    return {
-        row.labels.get("node", ""): row.value
-        for record in records
-        for row in record.values.get(boards.CLOCK_OFFSET_US, ())
-    }
-
-
 def _without_nodes(record: boards.HealthRecord) -> dict[str, Any]:
     """A board without the per-node rows, which stand in columns of their own."""
     apart = {*boards.BALANCE, boards.CLOCK_OFFSET_US}
@@ -87,7 +81,7 @@ async def health(api: Served) -> Response:
         "balance": balance,
         "nodes": nodes,
         "lag": _lag(records),
-        "clock_offset_us": _offsets(records),
+        "clock_offset_us": clock_offsets(api),
         "roles": [_without_nodes(record) for record in records],
     }
     return json_response(body)
@@ -111,6 +105,8 @@ async def metrics(api: Served) -> Response:
         up = 0
     blocks += prometheus.render_process(api.answers)
     blocks += prometheus.render_health(api.hub.health())
+    installed = api.places().nodes
+    blocks += render_fleet_log(api.fleet_log, installed, api.deps.clock.wall_us())
     kind = "# TYPE petawatch_series_store_up gauge\n"
     blocks.append(f"{kind}petawatch_series_store_up {up}\n".encode())
     return Response(b"".join(blocks), media_type=prometheus.CONTENT_TYPE)

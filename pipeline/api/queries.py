@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.api.models_fleet import Concerns
 from pipeline.api.ranges import Resolution
 
 
@@ -46,3 +47,25 @@ class GpuQuery(BaseModel):
     ) = None
     limit: int = Field(100, ge=1, le=1_000)
     offset: int = Field(0, ge=0)
+
+
+class EventQuery(BaseModel):
+    """Which events are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str | None = None
+    kind: str | None = Field(None, description="`xid`, `sxid`, `gpu_lost`, …")
+    code: int | None = Field(None, description="An XID or SXid.")
+    concerns: Concerns | None = None
+    from_: str | None = Field(None, alias="from", description="ISO-8601 or seconds since 1970.")
+    to: str | None = Field(None, description="ISO-8601 or seconds since 1970.")
+    limit: int = Field(100, ge=1, le=1_000)
+
+
+class AgentQuery(BaseModel):
+    """Which agents are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str | None = None

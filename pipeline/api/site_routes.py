@@ -10,12 +10,15 @@ from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE
+from collectors.contract.facts import NodeFacts
 from collectors.contract.identity import slot_text
 from collectors.contract.inventory import InstalledNode
 from collectors.contract.record import Origin, SlotLabels
 from pipeline.api import frames, models, queries
 from pipeline.api.deps import Api, Served, json_response
 from pipeline.api.fleet import Latest
+from pipeline.api.fleet_routes import clock_offsets, facts_row
+from pipeline.api.instances import instance_rows
 from pipeline.api.live_routes import snapshot
 from pipeline.api.places import Places, nameplate
 from pipeline.api.problems import unknown
@@ -155,6 +158,8 @@ async def node_detail(api: Served, node: str) -> Response:
     rows = _GpuRows(api, places, await api.owners(places))
     gpus = [rows.row(entry, index, latest, now_us) for index in range(len(entry.slots))]
     ages = [gpu["age_s"] for gpu in gpus if gpu["age_s"] is not None]
+    told = api.fleet_log.facts.get(node)
+    seats = api.hub.labels.get(node, ())
     body = {
         "node": node,
         "hall": entry.hall,
@@ -164,8 +169,18 @@ async def node_detail(api: Served, node: str) -> Response:
         "tenants": sorted({gpu["tenant"] for gpu in gpus if gpu["tenant"]}),
         "age_s": min(ages, default=None),
         "gpus": gpus,
+        "instances": instance_rows(node, latest, seats, told[1].gpus if told else (), now_us),
+        "agent": _agent(api, node, told),
     }
     return json_response(body)
+
+
+def _agent(api: Api, node: str, told: tuple[int, NodeFacts] | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    offset_us = clock_offsets(api).get(node)
+    row = facts_row(told[1], told[0], api.deps.clock.wall_us(), offset_us)
+    return {**row, "installed": True}
 
 
 def _asked(query: queries.GpuQuery, node: InstalledNode) -> bool:

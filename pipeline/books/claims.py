@@ -1,8 +1,9 @@
 """Who owns a slot at a time: allocations as claims, and the rule between several.
 
 `maintenance` beats every other claim; among the rest the greatest
-(from_us, source, id) holds the slot.  Knows allocations alone: no bus, no
-database, no telemetry.
+(precedence, from_us, source, id) holds the slot.  An allocation that names no
+tenant claims nothing, so that the next one below it may hold.  Knows
+allocations alone: no bus, no database, no telemetry.
 
 For the ledger: `claims_of(allocation)` gives claims per node, and
 `ownership(claims, slot, from_us, to_us)` the owners of a slot over a time.
@@ -55,6 +56,7 @@ class Rank(NamedTuple):
     """Of the claims that hold a slot at a time the one with the greatest rank owns it."""
 
     maintenance: bool
+    precedence: int
     from_us: int
     source: str
     id: str
@@ -77,18 +79,23 @@ class Claim:
 
 
 def claims_of(allocation: Allocation) -> list[Claim]:
-    """One claim per subject; none where the allocation is deleted or empty.
+    """One claim per subject; none where the allocation is deleted, empty or nobody's.
 
     Raises ValueError where a slot is not a PCI address.
     """
     to_us = _NEVER if allocation.to_us is None else allocation.to_us
     subjects = [(one.node, _packed(one.slots)) for one in allocation.subjects]
-    if allocation.deleted or to_us <= allocation.from_us:
-        return []
     upkeep = allocation.kind == "maintenance"
-    rank = Rank(upkeep, allocation.from_us, allocation.source, allocation.id)
+    nobodys = not upkeep and not allocation.tenant
+    if allocation.deleted or nobodys or to_us <= allocation.from_us:
+        return []
+    rank = _rank(allocation)
     owner = UPKEEP if upkeep else Owner("tenant", *_holder(allocation))
     return [Claim(node, slots, rank.from_us, to_us, rank, owner) for node, slots in subjects]
+
+
+def _rank(one: Allocation) -> Rank:
+    return Rank(one.kind == "maintenance", one.precedence, one.from_us, one.source, one.id)
 
 
 def _packed(slots: Sequence[str]) -> frozenset[int] | None:

@@ -77,7 +77,8 @@ def _to_us(allocation: Allocation) -> int:
 def _says(allocation: Allocation) -> tuple[object, ...]:
     """All but when it begins, ends and was known."""
     one = allocation
-    return (holding(one), one.kind, one.tenant, one.project, one.job, one.weight, one.deleted)
+    holder = (one.tenant, one.project, one.job, one.account, one.user, one.namespace)
+    return (holding(one), one.kind, *holder, one.weight, one.precedence, one.deleted)
 
 
 def difference(before: Allocation | None, after: Allocation) -> list[Change]:
@@ -143,6 +144,10 @@ def _add(writes: _Writes, version: Version, before: Version | None) -> None:
             "project": one.project,
             "job": one.job,
             "weight": one.weight,
+            "precedence": one.precedence,
+            "account": one.account,
+            "user_name": one.user,
+            "namespace": one.namespace,
             "deleted": one.deleted,
         }
     )
@@ -202,6 +207,10 @@ def select_versions(connection: Connection, where: ColumnElement[bool]) -> list[
             kind=row.kind,
             known_us=row.known_us,
             weight=row.weight,
+            precedence=row.precedence,
+            account=row.account,
+            user=row.user_name,
+            namespace=row.namespace,
             deleted=row.deleted,
         )
         result.append(Version(row.version, row.known_from_us, allocation))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,10 +57,26 @@ def choose_source(
     return make_source("sim", SourceOptions(site=settings.site, speed=speed, path=claims), clock)
 
 
+def exporters(
+    settings: Settings, urls: Sequence[str], targets: Path | None, clock: Clock
+) -> Source:
+    """A fleet's exporters.  Claims are kept beside the other data, so that they outlive a restart."""
+    extra = {"urls": "\n".join(urls), "state": str(settings.data / "scrape-claims.json")}
+    options = SourceOptions(
+        path=targets, interval_s=15.0, topic_prefix=settings.topic_prefix, extra=extra
+    )
+    return make_source("scrape", options, clock)
+
+
 @click.command(help="Runs everything in one process and shows it in the browser.")
 @setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books")
 @click.option("--backend", type=click.Choice(["nvml", "sim"]), help="Where samples come from.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A recording to show.")
+@click.option(
+    "--scrape", multiple=True, metavar="URL", help="An exporter to read; may be repeated."
+)
+@click.option("--scrape-targets", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A file of exporters, one a line, or Prometheus' file_sd.")  # fmt: skip
 @click.option("--model", help="The recording's GPU model, where it does not name one.")
 @click.option("--zone", help="The recording's time zone, where it names none.")
 @click.option("--speed", default="1", callback=parse_speed, help="Times real time, or max. [1]")
@@ -73,6 +89,8 @@ def up(
     speed: float | None,
     model: str | None,
     zone: str | None,
+    scrape: tuple[str, ...],
+    scrape_targets: Path | None,
     browse: bool | None,
     **options: object,
 ) -> None:
@@ -81,7 +99,10 @@ def up(
     stages.check(settings)
     clock = SystemClock()
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    source = choose_source(settings, backend, replay, speed, clock, model, zone)
+    if scrape or scrape_targets is not None:
+        source = exporters(settings, scrape, scrape_targets, clock)
+    else:
+        source = choose_source(settings, backend, replay, speed, clock, model, zone)
     installation = install(settings, clock, source.inventory, series=True, books=True)
     browse = _has_display() if browse is None else browse
     stages.run_until_done(run(installation, source, lambda url: _say(url, browse=bool(browse))))

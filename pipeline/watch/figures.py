@@ -20,6 +20,8 @@ _NO_ORIGIN = 255
 _PFLOPS_PER_GFLOP_US = 1.0
 """GFLOP per µs is 10^9 / 10^-6 FLOP/s = PFLOP/s."""
 _THROTTLED = ("throttle_sw_thermal_us", "throttle_hw_thermal_us", "throttle_power_brake_us")
+_LONGEST_GAPS, _LONGEST_GAP_US = 2.5, 60_000_000
+"""Gaps between a GPU's records after which it is silent, and the longest that is taken for usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,14 @@ def moment_of(
     *,
     show_estimates: bool = False,
 ) -> Moment:
-    """The moment at a bus time; silent since `missing_after_us` is not reporting.
+    """The moment at a bus time; silent since `missing_after_us`, or for longer than two of
+    the gaps that are usual between its records, is not reporting.
 
     `owner` is int32[N] of `ClaimIndex` codes.  A GPU that its agent cannot
     read is down, and then not reporting.  Estimates count as delivered only
     when `show_estimates` says so.
     """
-    fresh = state.bus_us > now_bus_us - missing_after_us
+    fresh = _fresh(state, now_bus_us, missing_after_us)
     # Origins are never added up: what is most real counts, the rest is told of.
     origin = int(state.origin[fresh].min(initial=_NO_ORIGIN))
     others = fresh & (state.origin != origin)
@@ -89,17 +92,31 @@ def moment_of(
     )  # fmt: skip
 
 
+def _fresh(state: FleetState, now_bus_us: int, missing_after_us: int) -> Bools:
+    """What is read through an exporter comes every 15 s, say, and is not silent in between."""
+    silent_us = now_bus_us - state.bus_us
+    fresh = silent_us < missing_after_us
+    late = np.flatnonzero(~fresh & (silent_us < _LONGEST_GAPS * _LONGEST_GAP_US))
+    if late.size:
+        gap_us = np.minimum(state.gap_us(late), _LONGEST_GAP_US)
+        fresh[late] = silent_us[late] < _LONGEST_GAPS * gap_us
+    return fresh
+
+
 def _delivered(
     rates: Mapping[str, F64], lost: Bools, *, show_estimates: bool
 ) -> tuple[Bools, F64, F64, F64, F64]:
     """What is measured, then PFLOPS with their bounds, then the estimates.
 
-    An estimate that stands in for a measurement is still none.
+    An estimate that stands in for a measurement is still none.  Where no time
+    was measured the counters stand still, and that is no zero.
     """
-    names = ("gflop", "gflop_lo", "gflop_hi", "gflop_estimated")
-    pflops, low, high, estimated = (
-        _without(rates[name] * _PFLOPS_PER_GFLOP_US, lost) for name in names
+    unmeasured = lost | (rates["gflop_measured_us"] == 0)
+    pflops, low, high = (
+        _without(rates[name] * _PFLOPS_PER_GFLOP_US, unmeasured)
+        for name in ("gflop", "gflop_lo", "gflop_hi")
     )
+    estimated = _without(rates["gflop_estimated"] * _PFLOPS_PER_GFLOP_US, lost)
     measured = ~np.isnan(pflops)
     if show_estimates:
         pflops, low, high = (np.where(measured, x, estimated) for x in (pflops, low, high))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectors.contract.catalogue import COUNTER_ABSENT
+from collectors.contract.identity import unpack_slot
 from pipeline.decode.batch import Group
 from pipeline.decode.slots import SlotTable
 from pipeline.watch.layout import FleetLayout
@@ -22,7 +23,7 @@ _MOST_UNKNOWN = 10_000
 RATES = (
     "gflop", "gflop_lo", "gflop_hi", "gflop_estimated", "active_us", "observed_us", "down_us",
     "throttle_power_cap_us", "throttle_sw_thermal_us", "throttle_hw_thermal_us",
-    "throttle_power_brake_us",
+    "throttle_power_brake_us", "gflop_measured_us",
 )  # fmt: skip
 GAUGES = ("power_w", "gpu_temperature_c", "thermal_margin_c", "gpu_utilization", "sm_activity")
 
@@ -30,7 +31,10 @@ F64 = NDArray[np.float64]
 
 
 class FleetState:
-    """State of N positions; records of GPUs that the inventory lacks are counted and passed over."""
+    """State of N positions; records of GPUs that the inventory lacks are counted and passed over.
+
+    MIG instances are passed over without a word: their GPU says all that is summed.
+    """
 
     def __init__(self, layout: FleetLayout, table: SlotTable) -> None:
         n = len(layout.places)
@@ -64,7 +68,8 @@ class FleetState:
         for gpu in range(known, total):
             place = (self._table.nodes[int(node[gpu])], int(slot[gpu]))
             at = self.layout.position.get(place, -1)
-            if at < 0 and len(self.unknown) < _MOST_UNKNOWN:
+            whole = unpack_slot(place[1]).gi < 0
+            if at < 0 and whole and len(self.unknown) < _MOST_UNKNOWN:
                 self.unknown.add(place)
             more.append(at)
         self._positions = np.concatenate([self._positions, np.array(more, np.int64)])
@@ -89,6 +94,16 @@ class FleetState:
         self.origin[at] = np.repeat(group.origin, group.slots)[keep]
         for name, column in zip(GAUGES, group.gauges, strict=True):
             self.gauges[name][at] = column.reshape(-1)[keep]
+
+    def gap_us(self, positions: NDArray[np.intp]) -> F64:
+        """Mean time between the last few records of GPUs; NaN where there is one alone."""
+        count = self._count[positions]
+        newest = (count - 1) % DEPTH
+        oldest = np.where(count >= DEPTH, count % DEPTH, 0)
+        span_us = self._time_us[newest, positions] - self._time_us[oldest, positions]
+        gaps = (np.minimum(count, DEPTH) - 1).astype(np.float64)
+        gaps[gaps <= 0] = np.nan
+        return span_us / gaps
 
     def rates(self) -> dict[str, F64]:
         """Increase of each of RATES per µs of event time, over the window; NaN where unknown."""

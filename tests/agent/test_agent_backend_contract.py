@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from fake_nvml import FakeNvml, eight_gpus
 from manual_clock import ManualClock
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_LIMIT, Kind, Own
+from collectors.contract.flop import FLOP_METHOD_NAMES
 from collectors.contract.identity import parse_slot, slot_text
 from collectors.contract.record import Origin
-from collectors.contract.source import Backend
+from collectors.contract.source import (
+    Backend,
+    DeviceLostError,
+    DriverGoneError,
+    TransientError,
+    UnsupportedError,
+)
 from collectors.kit import plugins
+from collectors.kit.clock import SystemClock
+
+CLOCK = SystemClock()
 
 
 @pytest.fixture
@@ -102,3 +113,98 @@ def test_opens_again_after_it_was_closed(backend: Backend) -> None:
     backend.open()
     assert [device.labels.uuid for device in backend.devices()] == uuids
     assert backend.devices()[0].read()[0].values
+
+
+def test_samples_are_of_the_gpu_then_of_its_instances(backend: Backend) -> None:
+    for device in backend.devices():
+        whole, *instances = device.read()
+        assert whole.labels == device.labels
+        assert whole.energy_epoch == device.energy_epoch
+        assert whole.parent is None
+        slots = [sample.labels.slot for sample in instances]
+        assert slots == sorted(slots)
+        assert all(sample.parent == device.slot for sample in instances)
+
+
+def test_processes_are_of_the_devices_own_slots_or_never(backend: Backend) -> None:
+    for device in backend.devices():
+        slots = {sample.labels.slot for sample in device.read()}
+        try:
+            found = device.processes()
+        except UnsupportedError:
+            continue
+        for process in found:
+            assert process.slot in slots
+            assert process.pid > 0
+            assert process.memory_bytes is None or process.memory_bytes >= 0
+            assert process.sm_utilization is None or 0 <= process.sm_utilization <= 1
+
+
+def test_facts_agree_with_what_is_read(backend: Backend) -> None:
+    for device in backend.devices():
+        given = set(device.read()[0].values)
+        whole, *instances = device.facts()
+        assert parse_slot(whole.slot) == device.slot
+        labels = device.labels
+        assert (whole.uuid, whole.model, whole.serial) == (labels.uuid, labels.model, labels.serial)
+        assert whole.state == "ok"
+        assert whole.parent == ""
+        assert all(parse_slot(one.parent) == device.slot for one in instances)
+        assert not given & set(whole.unsupported), "what is given is not unsupported"
+        assert all(whole.unsupported.values()), "each with its reason"
+        assert whole.flop_method in FLOP_METHOD_NAMES.values()
+        assert all(math.isfinite(limit) for limit in whole.limits.values())
+
+
+def test_numbers_of_schedulers_are_unique(backend: Backend) -> None:
+    numbers = [device.facts()[0].number for device in backend.devices()]
+    known = [number for number in numbers if number is not None]
+    assert len(set(known)) == len(known)
+
+
+def test_what_the_node_lacks_has_a_reason(backend: Backend) -> None:
+    assert all(backend.missing().values())
+    assert isinstance(backend.driver, str)
+
+
+def test_waiting_for_events_ends_in_time_or_is_refused_for_good(backend: Backend) -> None:
+    began_us = CLOCK.monotonic_us()
+    for _ in range(2):
+        try:
+            assert list(backend.wait_events(0.05)) == []
+        except UnsupportedError:
+            continue
+    assert CLOCK.monotonic_us() - began_us < 5_000_000
+
+
+def test_devices_are_read_in_several_threads_beside_a_rescan(backend: Backend) -> None:
+    failures: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            for _ in range(20):
+                work()
+        except BaseException as error:
+            failures.append(error)
+
+    works: list[Callable[[], object]] = [device.read for device in backend.devices()]
+    works.append(backend.rescan)
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert failures == []
+    assert all(device.read()[0].values for device in backend.devices())
+
+
+def test_a_device_that_is_still_held_gives_no_value_once_the_driver_was_let_go(
+    backend: Backend,
+) -> None:
+    device = backend.devices()[0]
+    backend.close()
+    assert list(backend.devices()) == []
+    with pytest.raises((DriverGoneError, DeviceLostError, TransientError)):
+        device.read()
+    backend.close()

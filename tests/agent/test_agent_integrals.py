@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectors.agent import flops
 from collectors.agent.integrals import ActivityRule, SlotIntegrals
 from collectors.contract.models import GpuModel, find_model
 
@@ -19,30 +18,6 @@ def model(name: str) -> GpuModel:
     found = find_model(name)
     assert found is not None
     return found
-
-
-def test_flop_of_a_known_case() -> None:
-    """0.80 × 132 SMs × 4,096 FLOP × 1,755 MHz = 759.1 TFLOP/s."""
-    done = flops.measured(model("NVIDIA H100 80GB HBM3"), 0.80, (1755, 1755), SECOND_US)
-    assert done is not None
-    assert done.gflop == pytest.approx(759_100, rel=1e-4)
-    assert (done.lo / done.gflop, done.hi / done.gflop) == pytest.approx((0.95, 1.05))
-
-
-def test_bounds_widen_when_the_clock_moves_and_before_hopper() -> None:
-    moving = flops.measured(model("H100-SXM"), 0.5, (1000, 1500), SECOND_US)
-    scraped = flops.measured(model("A100-SXM4-80GB"), 0.5, (1400, 1400), SECOND_US)
-    assert moving is not None
-    assert scraped is not None
-    assert moving.hi / moving.gflop == pytest.approx(1.10)
-    assert scraped.lo / scraped.gflop == pytest.approx(0.90)
-
-
-def test_impossible_flop_is_no_measurement() -> None:
-    h100 = model("H100-SXM")
-    assert flops.measured(h100, 1.2, (1500, 1500), SECOND_US) is None
-    assert flops.measured(h100, -0.1, (1500, 1500), SECOND_US) is None
-    assert flops.measured(h100, 1.0, (2500, 2500), SECOND_US) is None
 
 
 def test_estimate_is_apart_from_the_measurement() -> None:

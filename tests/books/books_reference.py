@@ -143,7 +143,9 @@ def owner_at(
         if not any(s.node == node and (not s.slots or slot in s.slots) for s in one.subjects):
             continue
         upkeep = one.kind == "maintenance"
-        rank = (upkeep, one.from_us, one.source, one.id)
+        if not upkeep and not one.tenant:
+            continue
+        rank = (upkeep, one.precedence, one.from_us, one.source, one.id)
         owner = (
             ("maintenance", "", "", "") if upkeep else ("tenant", one.tenant, one.project, one.job)
         )

@@ -91,7 +91,7 @@ held = st.builds(
     Allocation,
     source=st.just("s"),
     id=st.sampled_from(["1", "2", "3"]),
-    tenant=st.sampled_from(["ant", "bee"]),
+    tenant=st.sampled_from(["ant", "bee", "ant", ""]),
     project=st.just("p"),
     job=st.just(""),
     subjects=st.sampled_from([(Subject("n1"),), (Subject("n1", (TEXT[S1],)),), (Subject("n2"),)]),
@@ -99,6 +99,7 @@ held = st.builds(
     to_us=st.none() | times.map(lambda t: BASE + t),
     kind=st.sampled_from(["job", "maintenance"]),
     deleted=st.sampled_from([False, False, True]),
+    precedence=st.sampled_from([0, 10, 20]),
 )
 sites = st.sampled_from(
     [

@@ -32,6 +32,7 @@ def allocation(
     *subjects: Subject,
     kind: str = "job",
     deleted: bool = False,
+    precedence: int = 0,
 ) -> Allocation:
     return Allocation(
         "test",
@@ -44,6 +45,7 @@ def allocation(
         to_us,
         kind=kind,
         deleted=deleted,
+        precedence=precedence,
     )
 
 
@@ -64,6 +66,36 @@ def test_later_start_wins_and_maintenance_beats_all():
         Piece(50, 100, Owner("tenant", "ant", "p", "a")),
         Piece(100, 120, NOBODY),
     ]
+
+
+def test_a_schedulers_word_goes_before_what_processes_show_whenever_it_began():
+    claims = [
+        claim
+        for one in (
+            allocation("s", "ant", 10, 60, precedence=20),
+            allocation("p", "bee", 30, 90, precedence=10),
+            allocation("f", "cat", 40, 100),
+        )
+        for claim in claims_of(one)
+    ]
+    owners = [(p.from_us, p.to_us, p.owner.tenant) for p in ownership(claims, PLACES[0][1], 0, 120)]
+    assert owners == [
+        (0, 10, ""),
+        (10, 60, "ant"),
+        (60, 90, "bee"),
+        (90, 100, "cat"),
+        (100, 120, ""),
+    ]
+
+
+def test_an_allocation_that_names_no_tenant_leaves_the_slot_to_the_next():
+    nameless = allocation("s", "", 10, None, precedence=20)
+    assert claims_of(nameless) == []
+    assert claims_of(allocation("m", "", 10, None, kind="maintenance"))
+    index = ClaimIndex(PLACES)
+    index.apply(allocation("p", "bee", 5, None, precedence=10))
+    index.apply(nameless)
+    assert index.owners_at(20).tolist() == [2, 2, 0, 0]
 
 
 def test_a_claim_holds_its_own_slots_only():
@@ -106,7 +138,7 @@ allocations = st.builds(
     Allocation,
     source=st.sampled_from(["s", "t"]),
     id=st.sampled_from(["1", "2", "3"]),
-    tenant=st.sampled_from(["ant", "bee", "cat"]),
+    tenant=st.sampled_from(["ant", "bee", "cat", ""]),
     project=st.just(""),
     job=st.just(""),
     subjects=subjects,
@@ -114,6 +146,7 @@ allocations = st.builds(
     to_us=st.none() | times,
     kind=st.sampled_from(["job", "job", "maintenance"]),
     deleted=st.sampled_from([False, False, False, True]),
+    precedence=st.sampled_from([0, 10, 20]),
 )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select
+import msgspec
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, func, select, text
 from test_books_database import H, ledger_rows, put
 
 from collectors.contract.topics import Allocation, Subject
@@ -47,6 +50,58 @@ async def test_every_version_stays_and_any_past_knowledge_can_be_asked(database:
     later = await database.read(lambda one: queries.allocations_at(one, 500, known_us=509))
     assert later == [said[0]]
     assert await database.read(lambda one: queries.allocations_at(one, 500, known_us=510)) == []
+
+
+async def test_the_holder_and_how_far_the_word_goes_are_kept(database: Database):
+    told = Allocation(
+        "agent:n1:kubernetes", "1", "lab", "", "lab/pod", (Subject("n1"),), 100, None,
+        known_us=100, weight=3, precedence=20, account="lab", user="eve", namespace="lab",
+    )  # fmt: skip
+    raised = msgspec.structs.replace(told, precedence=10, known_us=200)
+    renamed = msgspec.structs.replace(raised, user="ann", known_us=300)
+
+    def work(connection: Connection) -> list[list[versions.Change]]:
+        return [
+            versions.record(connection, [(one, 0)])
+            for one in (told, told, raised, renamed, renamed)
+        ]
+
+    changes = await database.write(work)
+    assert [bool(one) for one in changes] == [True, False, True, True, False]
+    for known_us, expected in ((150, told), (250, raised), (None, renamed)):
+        found = await database.read(
+            lambda one, known_us=known_us: queries.allocations_at(one, 200, known_us=known_us)
+        )
+        assert found == [expected]
+
+
+async def test_books_made_before_keep_their_allocations(books_url: str):
+    engine = create_engine(books_url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "pipeline.books:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO allocations (version, source, id, known_from_us, known_us, from_us,"
+                " kind, tenant, project, job, weight, deleted)"
+                " VALUES (1, 's', '1', 5, 5, 100, 'job', 'ant', 'p', 'j', 2, false)"
+            )
+        )
+        connection.execute(text("INSERT INTO allocation_subjects VALUES (1, 'n1', '')"))
+    engine.dispose()
+    opened = Database(books_url)
+    await opened.start()
+    found = await opened.read(lambda one: queries.allocations_at(one, 200))
+    kept = Allocation(
+        "s", "1", "ant", "p", "j", (Subject("n1"),), 100, None, known_us=5, weight=2
+    )  # fmt: skip
+    assert found == [kept]
+    again = await opened.write(lambda one: versions.record(one, [(kept, 0)]))
+    assert again == []
+    await opened.close()
 
 
 async def test_a_job_that_ends_touches_only_the_hours_after_its_end(database: Database):

@@ -83,7 +83,81 @@ def node_detail(index: int) -> dict[str, Any]:
                         "memory_used_bytes": 61e9, "memory_total_bytes": 85.9e9}}
             for number, slot in enumerate(slots)
         ],
+        "instances": instances(slots[1]) if index == DIVIDED else [],
+        "agent": None if index == SILENT else agent(name, slots, divided=index == DIVIDED),
     }  # fmt: skip
+
+
+DIVIDED, SILENT = 9, 12
+"""Places of the node whose second GPU has MIG instances, and of one whose agent never spoke."""
+
+
+def instances(parent: str) -> list[dict[str, Any]]:
+    """Three parts of a GPU, the last one idle and without a measured activity."""
+    shared = {"power_w": 541.2, "gpu_temperature_c": 64.0, "sm_clock_mhz": 1755.0}
+    return [
+        {"slot": f"{parent}/{part}/0", "parent": parent, "profile": profile, "uuid": f"MIG-{part}",
+         "occupant": occupant, "origin": "measured", "age_s": 0.8, "shared": shared,
+         "values": {} if activity is None else {
+             "tensor_activity": activity, "sm_activity": activity + 0.2, "memory_used_bytes": 8e9 * part,
+             "power_allocated_w": 400 * activity, "gflop_measured_us": 990, "observed_us": 1_000}}
+        for part, profile, occupant, activity in (
+            (1, "3g.40gb", "pod inference-7", 0.44), (2, "2g.20gb", "pod notebook-3", 0.12), (3, "1g.10gb", None, None))
+    ]  # fmt: skip
+
+
+def agent(name: str, slots: list[str], *, divided: bool) -> dict[str, Any]:
+    """What the node's agent says of itself."""
+    bare: dict[str, Any] = {
+        "model": "NVIDIA H800",
+        "serial": "",
+        "sm_count": 132,
+        "limits": {},
+        "state": "ok",
+        "uuid": "",
+    }
+    gpus: list[dict[str, Any]] = [
+        {**bare, "slot": slot, "number": place, "parent": "", "profile": "", "flop_method": "gpm_pipe",
+         "flop_reason": "cycle counters come with driver R595",
+         "unsupported": {"fan_speed": "passively cooled"}}
+        for place, slot in enumerate(slots)
+    ]  # fmt: skip
+    gpus[5] |= {"flop_method": "util_clock", "flop_reason": "GPM needs leave: NVreg_RestrictProfilingToAdminUsers=0",
+                "unsupported": {"fan_speed": "passively cooled", "sm_activity": "no permission"}}  # fmt: skip
+    gpus[7]["state"] = "lost"
+    if divided:
+        gpus[1]["flop_method"] = "none"
+        gpus += [{**gpus[0], "slot": one["slot"], "parent": slots[1], "profile": one["profile"]}
+                 for one in instances(slots[1])]  # fmt: skip
+    return {
+        "node": name, "known": True, "installed": True, "version": "0.1.0", "source": "nvml", "origin": "measured",
+        "driver": "590.48.01", "interval_s": 1.0, "age_s": 212.0, "clock_offset_us": 1_840.0, "spooled": 0,
+        "dropped": 0, "missing": {"kubernetes": "there is no kubelet here"}, "gpus": gpus,
+    }  # fmt: skip
+
+
+def events(node: str) -> dict[str, Any]:
+    """`GET /api/v1/events`: a storm, a page fault, a GPU off the bus, an NVSwitch."""
+    slots = layout()["halls"][0]["racks"][0]["nodes"][0]["slots"]
+    base = {"node": node, "kind": "xid", "uuid": None, "source": "kernel_log", "severity": "warning",
+            "action": "restart_app", "advice": "Start the program again; the GPU itself goes on.",
+            "concerns": "tenant", "occupant": "job 48009", "count": 1, "time_us": 0}  # fmt: skip
+    operator = {"concerns": "operator", "occupant": None, "severity": "critical"}
+    rows = [
+        {**base, **operator, "time": "2026-11-24T05:58:31.204000Z", "slot": slots[7], "code": 79,
+         "name": "GPU has fallen off the bus", "text": "GPU has fallen off the bus.", "source": "driver",
+         "advice": "Take the work off the node and reboot it."},
+        {**base, **operator, "time": "2026-11-24T05:58:30.900000Z", "slot": "0000:05:00.0", "code": 20034, "kind": "sxid",
+         "name": "NVSwitch error", "text": "NVSwitch 1: Fatal, Link 48 LTSSM Fault Up",
+         "advice": "Take the work off the node, reset its GPUs and NVSwitches together, and start Fabric Manager again."},
+        {**base, "time": "2026-11-24T05:41:59.000000Z", "slot": slots[2], "code": 13, "count": 628,
+         "name": "Graphics engine exception", "text": "628 more, the last after 14 s: Graphics Exception: ESR 0x546f30=0x124000e"},
+        {**base, "time": "2026-11-24T05:41:45.000000Z", "slot": slots[2], "code": 13, "name": "Graphics engine exception",
+         "text": "Graphics SM Warp Exception on (GPC 8, TPC 5, SM 0): Out Of Range Address"},
+        {**base, **operator, "time": "2026-11-23T19:02:11.000000Z", "slot": f"{slots[1]}/1/0", "code": None, "kind": "mig_changed",
+         "severity": "info", "name": "MIG instances changed", "text": "", "advice": "", "source": "driver"},
+    ]  # fmt: skip
+    return {"total": 5 if node != "a01n02" else 0, "events": rows if node != "a01n02" else []}
 
 
 def create_app(fleet: FakeFleet) -> FastAPI:
@@ -166,7 +240,17 @@ def _add_routes(app: FastAPI, fleet: FakeFleet) -> None:
             return {"node": node, "resolution": "raw", "from": start, "to": end, "series": []}
         return series(node, metric, _us(start), _us(end))
 
+    _add_events(app)
     _add_socket(app, fleet)
+
+
+def _add_events(app: FastAPI) -> None:
+    @app.get("/api/v1/events")
+    async def _events(node: str, limit: int) -> dict[str, Any]:
+        if node == "a01n03":
+            raise HTTPException(503, "The bus does not answer now.")
+        assert limit == 50
+        return events(node)
 
 
 def _add_socket(app: FastAPI, fleet: FakeFleet) -> None:

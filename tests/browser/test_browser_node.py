@@ -103,3 +103,85 @@ def test_the_picker_leads_to_another_node(opened: Opener):
     page.get_by_label("Go to another node").fill("b02n03")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("b02n03")
+
+
+def test_what_happened_is_said_with_what_to_do_and_whose_it_is(opened: Opener):
+    page = opened("/nodes/a03n02")
+    rows = page.locator(".nd-events tbody tr")
+    expect(rows).to_have_count(5)
+    lost = rows.nth(0)
+    expect(lost).to_contain_text("24 Nov 05:58:31")
+    expect(lost).to_contain_text("Critical")
+    expect(lost).to_contain_text("XID 79: GPU has fallen off the bus")
+    expect(lost).to_contain_text("reboot")
+    expect(lost).to_contain_text("the operator")
+    storm = rows.nth(2)
+    expect(storm).to_contain_text("× 628")
+    expect(storm).to_contain_text("the tenant's program")
+    expect(storm).to_contain_text("job 48009")
+    expect(rows.nth(1)).to_contain_text("0000:05:00.0")
+    wait_charts(page)
+
+
+def test_instances_say_what_is_allocated_and_what_is_the_gpus(opened: Opener):
+    page = opened("/nodes/a03n02")
+    rows = page.locator(".nd-instances tbody tr")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(1)).to_contain_text("3g.40gb")
+    expect(rows.nth(1)).to_contain_text("176\u2009W allocated")
+    expect(rows.nth(1)).to_contain_text("64\u2009°C of the GPU")
+    expect(rows.nth(3)).to_contain_text("–")
+    expect(rows.nth(3)).not_to_contain_text("0\u2009W")
+    wait_charts(page)
+
+
+def test_a_node_without_instances_has_no_table_of_them(opened: Opener):
+    page = opened("/nodes/a01n01")
+    expect(page.locator(".nd-events tbody tr")).to_have_count(5)
+    expect(page.locator(".nd-instances")).to_have_count(0)
+    wait_charts(page)
+
+
+def test_how_flop_are_found_and_what_cannot_be_measured(opened: Opener):
+    page = opened("/nodes/a03n02")
+    card = page.locator(".nd-measuring")
+    expect(card.locator("table").first.locator("tbody tr")).to_have_count(11)
+    expect(card).to_contain_text("sum of its instances")
+    expect(card).to_contain_text("util_clock an estimate")
+    expect(card).to_contain_text("What cannot be measured (3)")
+    lacking = card.locator("table").nth(1).locator("tbody tr")
+    expect(lacking).to_have_text(
+        [
+            "fan speedallpassively cooled",
+            "kubernetesthe nodethere is no kubelet here",
+            "sm activity5no permission",
+        ]
+    )
+    expect(page.locator(".nd-agent")).to_contain_text("590.48.01")
+    wait_charts(page)
+
+
+def test_a_node_without_events_says_so(opened: Opener):
+    page = opened("/nodes/a01n02")
+    expect(page.locator(".nd-events")).to_contain_text("Nothing has happened here.")
+    wait_charts(page)
+
+
+def test_a_node_whose_agent_never_spoke_says_so(opened: Opener):
+    page = opened("/nodes/a04n01")
+    expect(page.locator(".nd-agent")).to_contain_text("No agent has said anything of itself")
+    wait_charts(page)
+
+
+def test_events_that_cannot_be_had_do_not_take_the_page_away(opened: Opener):
+    page = opened("/nodes/a01n03")
+    expect(page.locator(".nd-events")).to_contain_text("The bus does not answer now.")
+    wait_charts(page)
+
+
+@pytest.mark.parametrize("width", [420, 1_000, 1_920])
+def test_no_width_makes_the_page_scroll_sideways(opened: Opener, width: int):
+    page = opened("/nodes/a03n02")
+    page.set_viewport_size({"width": width, "height": 900})
+    wait_charts(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

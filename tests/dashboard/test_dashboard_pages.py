@@ -97,7 +97,7 @@ def test_every_callback_is_a_coroutine():
             r"@dash\.callback\(.*?\n    \)\n    (.*?)\(", inspect.getsource(module), re.DOTALL
         )
     ]
-    assert len(definitions) == 3
+    assert len(definitions) == 4
     assert all(definition.startswith("async def ") for definition in definitions)
 
 

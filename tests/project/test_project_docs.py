@@ -9,19 +9,20 @@ from pathlib import Path
 import click
 import pytest
 
+from collectors.agent.settings import NodeSettings
 from collectors.cli import GROUP, HELP
 from collectors.contract.catalogue import CATALOGUE
 from collectors.contract.topics import topic_specs
 from collectors.kit import plugins
-from collectors.kit.config import OTHER_VARIABLES, PREFIX, describe
+from collectors.kit.config import OTHER_VARIABLES, PREFIX, SettingsStruct, describe
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [path for path in DOCS if "Made by deploy/make_docs.py" not in path.read_text()]
 UNIT = re.compile(r"_(w|mj|c|mhz|bytes)$")
-FRAME = {"temperature_c", "power_kw", "efficiency_gflops_w"}
-"""Of the live frame, which has names of its own."""
+FRAME = {"temperature_c", "power_kw", "efficiency_gflops_w", "process_resident_memory_bytes"}
+"""Of the live frame and of the agent's own page, which have names of their own."""
 
 
 def name(path: Path) -> str:
@@ -30,7 +31,7 @@ def name(path: Path) -> str:
 
 def test_made_pages_are_as_the_code_makes_them() -> None:
     pages: dict[str, str] = runpy.run_path(str(ROOT / "deploy" / "make_docs.py"))["pages"]()
-    assert set(pages) == {"metrics.md", "petawatch.proto", "settings.md"}
+    assert set(pages) == {"metrics.md", "petawatch.proto", "settings.md", "xids.md"}
     for page, text in pages.items():
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == text, "run `make docs`"
 
@@ -40,12 +41,17 @@ def test_every_metric_and_setting_has_its_row() -> None:
     assert metrics == [metric.name for metric in CATALOGUE]
     text = (ROOT / "docs" / "settings.md").read_text()
     settings = [row for row in re.findall(r"^\| `(\w+)`", text, re.MULTILINE) if row.islower()]
-    assert settings == [item.name for item in describe(Settings)]
+    assert settings == [item.name for item in (*describe(Settings), *describe(NodeSettings))]
 
 
 def test_every_setting_is_heeded() -> None:
-    sources = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py")]
-    for item in describe(Settings):
+    for part, kind in (("pipeline", Settings), ("collectors/agent", NodeSettings)):
+        check_heeded(part, kind)
+
+
+def check_heeded(part: str, kind: type[SettingsStruct]) -> None:
+    sources = [path.read_text() for path in (ROOT / part).rglob("*.py")]
+    for item in describe(kind):
         heeded = re.compile(rf"\.{item.name}\b")
         assert any(heeded.search(text) for text in sources), f"nothing reads {item.name}"
 
@@ -70,7 +76,7 @@ def test_commands_and_options_exist(path: Path) -> None:
 def test_what_is_in_code_marks_exists(path: Path) -> None:
     text = path.read_text()
     marked = set(re.findall(r"`([^`\n]+)`", text))
-    variables = {item.variable for item in describe(Settings)}
+    variables = {item.variable for item in (*describe(Settings), *describe(NodeSettings))}
     variables |= {PREFIX + other for other in OTHER_VARIABLES}
     assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)) <= variables
     topics = {spec.name for spec in topic_specs()}

@@ -160,7 +160,8 @@ def test_what_can_be_seen_is_within_its_bounds_of_what_happened(
     assert gflop * 0.998 <= totals["gflop_hi"]
     energy = sum(row.energy_mj for row in physical.rows)
     down = sum(f.kind == "gpu_down" for f in physical.faults)
-    assert abs(totals["energy_mj"] - energy) <= energy * (0.01 + down / 64)
+    # A GPU off the bus draws power that nobody can read.
+    assert abs(totals["energy_mj"] - energy) <= energy * 0.01 + down * 700 * TICKS * 1000
     assert len(records) >= TICKS * 8
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from collectors.contract.bus import BusUnavailableError, Message, Producer
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALLOC, GPU, topic_specs
+from collectors.contract.topics import ALLOC, FACTS, GPU, topic_specs
 from collectors.contract.wire import parse
 from collectors.kit.clock import SystemClock
 from collectors.kit.sqlite_log import SqliteBus
@@ -196,3 +196,18 @@ async def test_stopping_does_not_wait_for_an_absent_bus(bus: SqliteBus):
 def test_options_that_a_simulation_cannot_serve_are_refused(more: dict[str, object], says: str):
     with pytest.raises(ValueError, match=says):
         create(_options(**more), SystemClock())
+
+
+async def test_each_node_says_how_it_measures_and_again_after_ten_minutes(bus: SqliteBus):
+    await _send(bus, _options(minutes=11.0, interval_s=30.0))
+    told = [json.loads(value) for _, value, _ in await _read(bus, "t-" + FACTS)]
+    assert len(told) == 2 * 8
+    assert {one["origin"] for one in told} == {"simulated"}
+    first = told[0]
+    assert len(first["gpus"]) == 8
+    assert {gpu["flop_method"] for one in told for gpu in one["gpus"]} <= {
+        "gpm_pipe",
+        "dcgm_pipe",
+        "util_clock",
+    }
+    assert "fan_speed" in first["gpus"][0]["unsupported"]

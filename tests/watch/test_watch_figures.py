@@ -172,6 +172,40 @@ async def test_estimates_that_are_shown_are_still_not_measured(
     assert header["coverage"] == pytest.approx(1 / 6, abs=1e-4)
 
 
+async def test_time_without_a_measurement_is_no_zero(watch: tuple[Watch, SetClock]) -> None:
+    """The counters stand still: on the first GPU nothing was measured, the second was idle."""
+    role, clock = watch
+    for tick in range(3):
+        clock.now_us = T0 + tick * 1_000_000
+        us = tick * 1_000_000
+        feed(role, [record("a1", tick, [700, 900], gflop_measured_us=[5, us])], clock.now_us)
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    assert header["pflops_delivered"] == 0
+    assert header["coverage"] == pytest.approx(1 / 6, abs=1e-4)
+
+
+async def test_mig_instances_are_not_summed_beside_their_gpu(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    clock = SetClock()
+    bus = SqliteBus(tmp_path_factory.mktemp("bus") / "bus.db", clock=clock)
+    board = HealthBoard("watch", "t", clock)
+    role = Watch(bus, site, WatchOptions(), clock, board)
+    instance = pack_slot(Slot(0, 1, 0, 0, 1, 0))
+    stranger = pack_slot(Slot(0, 77, 0, 0))
+    for tick in range(3):
+        clock.now_us = T0 + tick * 1_000_000
+        us, gflop = tick * 1_000_000, tick * 300_000
+        values = {"gflop": [gflop] * 3, "observed_us": [us] * 3, "active_us": [us] * 3, "down_us": [0] * 3}  # fmt: skip
+        slots = [SLOTS[0], instance, stranger]
+        one = NodeRecord("a1", Origin.MEASURED, 5, tick, T0 + us, 0, slots, [0] * 3, values)
+        feed(role, [encode(one)], clock.now_us)
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    assert header["pflops_delivered"] == pytest.approx(0.3)
+    assert header["gpus_reporting"] == 1
+    assert board.value("gpus_unknown") == 1
+
+
 async def test_late_and_repeated_records_change_nothing_and_a_backlog_is_skimmed(
     watch: tuple[Watch, SetClock],
 ) -> None:

@@ -1,0 +1,272 @@
+"""Reads devices in threads so that one that hangs costs the others nothing.
+
+One thread reads all devices in turn, which is the cheapest.  A device that has
+not answered within a share of the tick is left to its thread, and another one
+goes on with the rest in the same tick; a second such device, and each of the
+rest gets a thread.  A device that was slow twice is read in a thread of its own
+until it has been quick for a while.  A device is never asked again while a call
+to it is under way, so there is at most one thread per device and one more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from collectors.agent.threads import tell
+from collectors.contract.facts import GpuFacts
+from collectors.contract.flop import FlopWindow
+from collectors.contract.identity import slot_text
+from collectors.contract.source import (
+    Device,
+    DeviceLostError,
+    GpuProcess,
+    Sample,
+    TransientError,
+    UnsupportedError,
+)
+from collectors.kit.clock import Clock
+
+_log = logging.getLogger(__name__)
+_SLOW_TIMES = 2
+_QUICK_TIMES = 10
+
+
+class Answer(NamedTuple):
+    """What came of asking a device; `error` is of any kind, and then there are no samples."""
+
+    samples: Sequence[Sample] = ()
+    processes: Sequence[GpuProcess] | None = None
+    """None where they were not asked for or not given."""
+    facts: Sequence[GpuFacts] | None = None
+    error: Exception | None = None
+    took_us: int = 0
+
+
+def joined(first: FlopWindow | None, then: FlopWindow | None) -> FlopWindow | None:
+    """Two windows that follow one another as one; the later says the method."""
+    if first is None or then is None:
+        return first or then
+    elapsed_us = first.elapsed_us + then.elapsed_us
+    clock_mhz = then.mean_clock_mhz
+    if first.mean_clock_mhz is not None and clock_mhz is not None and elapsed_us:
+        weighted = first.mean_clock_mhz * first.elapsed_us + clock_mhz * then.elapsed_us
+        clock_mhz = weighted / elapsed_us
+    return FlopWindow(
+        then.method, elapsed_us, first.gflop + then.gflop, first.lo + then.lo, first.hi + then.hi,
+        first.flags | then.flags, clock_mhz,
+        _sum(first.fp64_gflop, then.fp64_gflop), _sum(first.int8_gop, then.int8_gop),
+    )  # fmt: skip
+
+
+def _sum(first: float | None, then: float | None) -> float | None:
+    return first if then is None else then if first is None else first + then
+
+
+@dataclass(slots=True)
+class _Round:
+    """One tick's questions."""
+
+    ended: Callable[[], object]
+    left: int
+    inquire: bool
+    answers: dict[int, Answer] = field(default_factory=dict[int, Answer])
+    queue: deque[Device] = field(default_factory=deque[Device])
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How quickly a device answers."""
+
+    slow: int = 0
+    quick: int = 0
+    own_lane: bool = False
+
+    def took(self, *, slow: bool) -> None:
+        self.slow, self.quick = (self.slow + 1, 0) if slow else (0, self.quick + 1)
+        self.own_lane = self.slow >= _SLOW_TIMES or (self.own_lane and self.quick < _QUICK_TIMES)
+
+
+_Job = tuple[_Round, deque[Device]]
+_Worker = SimpleQueue[_Job | None]
+
+
+class Lanes:
+    """The reading threads; `read` is for the loop, one at a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._idle: deque[_Worker] = deque()
+        self._busy: dict[int, int] = {}
+        """Slot → since when (µs, monotonic) a call to its device has been under way."""
+        self._paces: dict[int, _Pace] = {}
+        self._late: dict[int, FlopWindow] = {}
+        self._slow_us = 0
+        self.threads = 0
+
+    def stuck(self) -> Mapping[int, int]:
+        """Slots whose device has not answered yet → since when, in µs of the monotonic clock."""
+        with self._lock:
+            return dict(self._busy)
+
+    def late_window(self, slot: int) -> FlopWindow | None:
+        """What a reading that came too late had measured of the slot, once.
+
+        Its gauges are of another time and are lost; its window is part of a sum.
+        """
+        with self._lock:
+            return self._late.pop(slot, None)
+
+    async def read(
+        self, devices: Sequence[Device], *, inquire: bool, share_s: float, deadline_s: float
+    ) -> dict[int, Answer]:
+        """Answers by the device's slot that came within `deadline_s`.
+
+        `inquire` asks for processes and facts as well.  A device whose last call
+        is still under way is not asked.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        busy = self.stuck()
+        free = [device for device in devices if device.slot not in busy]
+        ended = lambda: tell(loop, lambda: done.done() or done.set_result(None))  # noqa: E731
+        this = _Round(ended, len(free), inquire)
+        self._slow_us = int(share_s * 1e6)
+        if not free:
+            return this.answers
+        own = [one for one in free if self._pace(one.slot).own_lane]
+        this.queue.extend(one for one in free if not self._pace(one.slot).own_lane)
+        for device in own:
+            self._start(this, deque([device]))
+        if this.queue:
+            self._start(this, this.queue)
+        until = loop.time() + deadline_s
+        helped = 0
+        while not done.done() and (left_s := until - loop.time()) > 0:
+            await asyncio.wait({done}, timeout=min(share_s, left_s))
+            if not done.done() and this.queue:
+                self._help(this, helped)
+                helped += 1
+        return self._close(this, free, spare=1 + len(own))
+
+    def _pace(self, slot: int) -> _Pace:
+        return self._paces.setdefault(slot, _Pace())
+
+    def _help(self, this: _Round, helped: int) -> None:
+        """Another thread for what waits behind a slow device; at the second time one for each."""
+        if helped == 0:
+            self._start(this, this.queue)
+            return
+        while this.queue:
+            try:
+                self._start(this, deque([this.queue.popleft()]))
+            except IndexError:  # a thread was quicker
+                return
+
+    def _close(self, this: _Round, asked: Sequence[Device], *, spare: int) -> dict[int, Answer]:
+        with self._lock:
+            this.closed = True
+            this.queue.clear()
+        for device in asked:
+            answer = this.answers.get(device.slot)
+            if answer is not None or device.slot in self._busy:
+                slow = answer is None or answer.took_us > self._slow_us
+                self._pace(device.slot).took(slow=slow)
+        while len(self._idle) > spare:
+            self._idle.pop().put(None)
+        return this.answers
+
+    def _start(self, this: _Round, devices: deque[Device]) -> None:
+        worker = self._idle.pop() if self._idle else self._new()
+        worker.put((this, devices))
+
+    def _new(self) -> _Worker:
+        worker: _Worker = SimpleQueue()
+        with self._lock:
+            self.threads += 1
+        threading.Thread(target=self._serve, args=(worker,), name="devices", daemon=True).start()
+        return worker
+
+    def _serve(self, jobs: _Worker) -> None:
+        while (job := jobs.get()) is not None:
+            this, devices = job
+            last = False
+            while True:
+                try:
+                    device = devices.popleft()
+                except IndexError:
+                    break
+                last = self._ask(this, device)
+            # Idle before the loop hears of the end, so that it finds this thread again.
+            self._idle.append(jobs)
+            if last:
+                this.ended()
+            del job, this, devices
+        with self._lock:
+            self.threads -= 1
+
+    def _ask(self, this: _Round, device: Device) -> bool:
+        """Whether it was the round's last answer."""
+        slot, began_us = device.slot, self._clock.monotonic_us()
+        with self._lock:
+            self._busy[slot] = began_us
+        answer = _answer(device, inquire=this.inquire)
+        answer = answer._replace(took_us=self._clock.monotonic_us() - began_us)
+        with self._lock:
+            del self._busy[slot]
+            if this.closed:
+                self._keep_windows(answer.samples)
+                return False
+            this.answers[slot] = answer
+            this.left -= 1
+            return this.left == 0
+
+    def _keep_windows(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            window = joined(self._late.get(sample.labels.slot), sample.flop)
+            if window is not None:
+                self._late[sample.labels.slot] = window
+
+    async def idle(self) -> None:
+        """Returns when no call is under way, which may be never: bound the waiting."""
+        while self.stuck():  # noqa: ASYNC110 -- seldom, and nothing then hurries
+            await asyncio.sleep(0.05)
+
+    def end(self) -> None:
+        """Lets the threads that wait for work go; those in a call go with the process."""
+        while self._idle:
+            self._idle.pop().put(None)
+
+
+def _answer(device: Device, *, inquire: bool) -> Answer:
+    """Never raises: whatever a device does, the others are read."""
+    try:
+        samples = device.read()
+        if not inquire:
+            return Answer(samples)
+        try:
+            processes = device.processes()
+        except (UnsupportedError, TransientError):
+            processes = None
+        return Answer(samples, processes, device.facts())
+    except DeviceLostError as error:
+        return Answer(error=error, facts=_facts(device))
+    except Exception as error:
+        return Answer(error=error)
+
+
+def _facts(device: Device) -> Sequence[GpuFacts] | None:
+    """They say whether it is lost or must be reset."""
+    try:
+        return device.facts()
+    except Exception:
+        _log.exception("facts_failed slot=%s", slot_text(device.slot))
+        return None

@@ -1,0 +1,189 @@
+"""`petawatch doctor --fleet`: asks a running API how each node's agent fares."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from collectors.doctor_gpu import grouped
+from collectors.kit.checks import Check, Verdict
+
+_TIMEOUT_S = 15.0
+_MAX_BYTES = 256 * 2**20
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_CLOCK_US = 500_000
+"""As for this node's own clock: above it, say so."""
+_OLD_S = 900.0
+"""Agents speak of themselves more often than this, whether or not anything changes."""
+_SHOWN = 3
+_TOKEN = "PETAWATCH_API_TOKEN"  # noqa: S105 -- the variable's name
+
+
+class FleetAwayError(click.ClickException):
+    """Nothing can be said of the fleet."""
+
+    exit_code = 2
+
+
+class GpuSeen(msgspec.Struct, frozen=True):
+    """Of a GPU, what counts here."""
+
+    slot: str
+    flop_method: str = "none"
+    unsupported: dict[str, str] = {}
+    state: str = "ok"
+
+
+class NodeSeen(msgspec.Struct, frozen=True):
+    """A row of `GET /api/v1/agents`."""
+
+    node: str
+    known: bool
+    installed: bool
+    version: str | None = None
+    driver: str | None = None
+    source: str | None = None
+    age_s: float | None = None
+    clock_offset_us: float | None = None
+    spooled: int | None = None
+    dropped: int | None = None
+    missing: dict[str, str] = {}
+    gpus: list[GpuSeen] = []
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A token goes to the server that was named and to no other."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """None follows."""
+
+
+def token() -> str | None:
+    """The API's token from the environment, by itself or as a file."""
+    path = os.environ.get(f"{_TOKEN}_FILE")
+    if path:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise FleetAwayError(
+                f"{_TOKEN}_FILE: {path} cannot be read: {error.strerror}"
+            ) from error
+    return os.environ.get(_TOKEN)
+
+
+def ask(url: str, path: str, secret: str | None) -> Any:
+    """The JSON of a GET.  Raises FleetAwayError with what to do."""
+    place = urlsplit(url)
+    if place.scheme not in {"http", "https"} or not place.hostname:
+        raise FleetAwayError(f"--url: write http://HOST:PORT, not {url!r}")
+    proxies: dict[str, str] | None = {} if place.hostname in _LOOPBACK else None
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies))
+    request = urllib.request.Request(  # noqa: S310 -- the scheme is checked above
+        url.rstrip("/") + path, headers={"Accept": "application/json"}
+    )
+    if secret:
+        request.add_unredirected_header("Authorization", f"Bearer {secret}")
+    try:
+        with opener.open(request, timeout=_TIMEOUT_S) as answer:
+            return json.loads(answer.read(_MAX_BYTES))
+    except urllib.error.HTTPError as error:
+        error.close()
+        todo = f" Set {_TOKEN}, or {_TOKEN}_FILE." if error.code == 401 else ""
+        raise FleetAwayError(f"{url} answers with status {error.code}.{todo}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise FleetAwayError(f"{url} does not answer as Petawatch: {reason}") from error
+
+
+def gather(url: str) -> tuple[list[NodeSeen], dict[str, int]]:
+    """All nodes, and how many GPUs of each report now where a live figure says.
+
+    Raises FleetAwayError.
+    """
+    secret = token()
+    try:
+        nodes = msgspec.convert(ask(url, "/api/v1/agents", secret)["agents"], list[NodeSeen])
+        live: list[dict[str, Any]] = ask(url, "/api/v1/nodes", secret)["nodes"]
+        reporting = {
+            str(row["node"]): int(row["gpus_reporting"])
+            for row in live
+            if row.get("gpus_reporting") is not None
+        }
+    except (KeyError, TypeError, msgspec.MsgspecError) as error:
+        raise FleetAwayError(f"{url} answers in another form: {error}") from error
+    return nodes, reporting
+
+
+def fleet_checks(nodes: Sequence[NodeSeen], reporting: Mapping[str, int]) -> list[Check]:
+    """A line per node, then what is mixed and what cannot be measured anywhere, in sums."""
+    checks = [_node(node, reporting.get(node.node)) for node in nodes]
+    checks += _mixed("Versions", [node.version for node in nodes if node.version])
+    checks += _mixed("Drivers", [node.driver for node in nodes if node.driver])
+    return [*checks, *_missing(nodes)]
+
+
+def _node(node: NodeSeen, reporting: int | None) -> Check:
+    sick = [f"{gpu.slot} {gpu.state}" for gpu in node.gpus if gpu.state != "ok"]
+    if not node.known:
+        if reporting:
+            return Check(node.node, Verdict.WARN, f"{reporting} GPUs report, by no agent of ours")
+        todo = "Start the agent there, or scrape its exporter."
+        return Check(node.node, Verdict.FAIL, "no agent has said anything", todo)
+    methods = Counter(gpu.flop_method for gpu in node.gpus)
+    flop = ", ".join(f"{many} × {method}" for method, many in sorted(methods.items()))
+    found = ", ".join(
+        filter(None, (f"{node.source} {node.version}", f"driver {node.driver}" if node.driver else "",
+                      flop or "no GPUs", *_doubts(node)))
+    )  # fmt: skip
+    if reporting == 0:
+        return Check(node.node, Verdict.FAIL, f"silent; {found}", "See whether its agent runs.")
+    if sick:
+        return Check(node.node, Verdict.FAIL, f"{', '.join(sick)}; {found}", "See its events.")
+    return Check(node.node, Verdict.WARN if _doubts(node) else Verdict.OK, found)
+
+
+def _doubts(node: NodeSeen) -> list[str]:
+    offset_us = node.clock_offset_us
+    found = [
+        f"clock {offset_us / 1e6:+.1f} s off" if offset_us and abs(offset_us) > _CLOCK_US else "",
+        f"{node.spooled:,} records wait on its disk" if node.spooled else "",
+        f"{node.dropped:,} records dropped" if node.dropped else "",
+        f"last heard {node.age_s / 60:.0f} min ago" if node.age_s and node.age_s > _OLD_S else "",
+        "" if node.installed else "not in the inventory",
+    ]
+    return [doubt for doubt in found if doubt]
+
+
+def _mixed(name: str, values: Sequence[str]) -> list[Check]:
+    counts = Counter(values)
+    if len(counts) < 2:
+        return []
+    found = ", ".join(f"{value} on {many}" for value, many in counts.most_common())
+    return [Check(name, Verdict.WARN, found, "Bring them to one where nothing speaks against it.")]
+
+
+def _missing(nodes: Sequence[NodeSeen]) -> list[Check]:
+    rows = [
+        (node.node, signal, why)
+        for node in nodes
+        for signal, why in {
+            *node.missing.items(),
+            *(pair for gpu in node.gpus for pair in gpu.unsupported.items()),
+        }
+    ]
+    checks: list[Check] = []
+    for (signal, why), names in grouped(sorted(rows)).items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        where = ", ".join(names[:_SHOWN]) + more
+        checks.append(Check(signal, Verdict.WARN, f"not given on {where}: {why}"))
+    return checks

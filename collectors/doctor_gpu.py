@@ -1,0 +1,195 @@
+"""`petawatch doctor --gpu`: what each GPU of this node gives, what it does not, and why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from collectors.contract.facts import GpuFacts
+from collectors.contract.flop import FLOP_METHOD_NAMES, FlopMethod
+from collectors.contract.source import (
+    Backend,
+    BackendUnavailableError,
+    Device,
+    DeviceLostError,
+    DriverGoneError,
+    TransientError,
+    UnsupportedError,
+)
+from collectors.kernel_log.reader import KernelLog
+from collectors.kit import plugins
+from collectors.kit.checks import Check, Verdict
+
+_PATIENCE_S = 60.0
+"""A broken driver may hold a call for half a minute."""
+_BETWEEN_S = 1.2
+"""Between two readings: FLOP are found in a window, not at a moment."""
+_MEASURED = {
+    FLOP_METHOD_NAMES[method]
+    for method in (FlopMethod.CYCLES, FlopMethod.PIPE, FlopMethod.EXPORTER)
+}
+_REPAIR = {
+    "lost": "See its events; reboot the node where it does not come back.",
+    "needs_reset": "Take the work off it and reset it: nvidia-smi --gpu-reset.",
+    "hung": "See the kernel log; reboot the node where it does not answer again.",
+}
+
+
+def gpu_checks(backend: str, pause: Callable[[float], object]) -> list[Check]:
+    """Opens the backend, reads every GPU twice and says what came of it; raises nothing.
+
+    `pause` waits that many seconds.  A driver that hangs is given up after a minute.
+    """
+    found: list[Check] = []
+    worker = threading.Thread(target=_look_safely, args=(backend, pause, found), daemon=True)
+    worker.start()
+    worker.join(_PATIENCE_S)
+    if worker.is_alive():
+        todo = "The driver hangs: see the kernel log; a reboot is likely needed."
+        text = f"a call has not returned within {_PATIENCE_S:.0f} s"
+        return [*found, Check("Driver", Verdict.FAIL, text, todo)]
+    return found
+
+
+def _look_safely(name: str, pause: Callable[[float], object], found: list[Check]) -> None:
+    try:
+        _look(name, pause, found)
+    except Exception as error:
+        found.append(Check("Driver", Verdict.FAIL, repr(error), "Report this: nobody foresaw it."))
+
+
+def _look(name: str, pause: Callable[[float], object], found: list[Check]) -> None:
+    try:
+        backend: Backend = plugins.load("petawatch.backends", name)()
+        backend.open()
+    except (BackendUnavailableError, DriverGoneError, plugins.MissingPartError) as error:
+        found.append(Check("Driver", Verdict.FAIL, str(error), "Without it nothing can be read."))
+        return
+    try:
+        found.append(_driver(backend))
+        troubles = _read_twice(backend, pause)
+        facts = [fact for device in backend.devices() for fact in device.facts()]
+        found += _devices(facts, troubles)
+        found += _missing(facts)
+        found.append(_events(backend))
+    except (DriverGoneError, BackendUnavailableError) as error:
+        found.append(Check("Driver", Verdict.FAIL, str(error), "See the kernel log."))
+    finally:
+        backend.close()
+    found.append(_kernel_log())
+
+
+def _driver(backend: Backend) -> Check:
+    many = len(backend.devices())
+    version = backend.driver or "no version"
+    verdict = Verdict.OK if many else Verdict.WARN
+    return Check("Driver", verdict, f"{version}, {many} GPUs", "" if many else "See nvidia-smi.")
+
+
+def _read_twice(backend: Backend, pause: Callable[[float], object]) -> dict[str, str]:
+    """Slot → what went wrong at the second reading, which closes a window of the first."""
+    for device in backend.devices():
+        _read(device)
+    pause(_BETWEEN_S)
+    troubles: dict[str, str] = {}
+    for device in backend.devices():
+        trouble = _read(device)
+        slot = next((fact.slot for fact in device.facts()), "")
+        if trouble:
+            troubles[slot] = trouble
+    return troubles
+
+
+def _read(device: Device) -> str:
+    try:
+        device.read()
+    except (TransientError, DeviceLostError) as error:
+        return str(error)
+    try:
+        device.processes()
+    except (UnsupportedError, TransientError, DeviceLostError):
+        return ""  # it stands among what is not supported
+    return ""
+
+
+def _devices(facts: Sequence[GpuFacts], troubles: dict[str, str]) -> list[Check]:
+    checks: list[Check] = []
+    whole = [fact for fact in facts if not fact.parent]
+    for fact in whole:
+        name = f"GPU {fact.slot if fact.number is None else fact.number}"
+        checks.append(_state(name, fact, troubles.get(fact.slot, "")))
+        if checks[-1].verdict is Verdict.FAIL:
+            continue
+        parts = [one for one in facts if one.parent == fact.slot]
+        if parts:
+            profiles = ", ".join(one.profile or one.slot for one in parts)
+            checks.append(Check(f"{name} MIG", Verdict.OK, f"{len(parts)} instances: {profiles}"))
+        checks += [_flop(f"{name} FLOP", one) for one in parts or [fact]]
+    return checks
+
+
+def _state(name: str, fact: GpuFacts, trouble: str) -> Check:
+    shown = ", ".join(filter(None, (fact.model or "unknown model", fact.slot, fact.uuid)))
+    if fact.state in _REPAIR:
+        return Check(
+            name, Verdict.FAIL, f"{shown}: {fact.state} {trouble}".rstrip(), _REPAIR[fact.state]
+        )
+    if trouble:
+        return Check(
+            name, Verdict.FAIL, f"{shown}: {trouble}", "Look again; then see the kernel log."
+        )
+    return Check(name, Verdict.OK, shown)
+
+
+def _flop(name: str, fact: GpuFacts) -> Check:
+    found = f"{fact.flop_method}" + (f" ({fact.profile})" if fact.profile else "")
+    if fact.flop_reason:
+        found += f": {fact.flop_reason}"
+    if fact.flop_method in _MEASURED:
+        return Check(name, Verdict.OK, found)
+    estimate = fact.flop_method == FLOP_METHOD_NAMES[FlopMethod.ESTIMATE]
+    todo = (
+        "Shown as an estimate, outside the headline." if estimate else "No FLOP are shown for it."
+    )
+    return Check(name, Verdict.WARN, found, todo)
+
+
+def grouped(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], list[str]]:
+    """(signal, why) → on what, of rows of (on what, signal, why), in order of signal."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for where, signal, why in rows:
+        found.setdefault((signal, why), []).append(where)
+    return dict(sorted(found.items()))
+
+
+def _missing(facts: Sequence[GpuFacts]) -> list[Check]:
+    """One line per signal and reason, not per GPU."""
+    rows = [(fact.slot, name, why) for fact in facts for name, why in fact.unsupported.items()]
+    whole = {fact.slot for fact in facts if not fact.parent and fact.state == "ok"}
+    checks: list[Check] = []
+    for (signal, why), slots in grouped(rows).items():
+        everywhere = len(whole) > 1 and set(slots) >= whole
+        where = "by any GPU" if everywhere else f"by {', '.join(slots)}"
+        checks.append(Check(signal, Verdict.WARN, f"not given {where}: {why}"))
+    return checks
+
+
+def _events(backend: Backend) -> Check:
+    try:
+        backend.wait_events(0.01)
+    except UnsupportedError as error:
+        return Check(
+            "Events", Verdict.WARN, str(error), "The kernel log is the other source of XIDs."
+        )
+    return Check("Events", Verdict.OK, "the driver reports them")
+
+
+def _kernel_log() -> Check:
+    log = KernelLog()
+    try:
+        log.wait(0)
+    except UnsupportedError as error:
+        return Check("Kernel log", Verdict.WARN, str(error))
+    finally:
+        log.close()
+    return Check("Kernel log", Verdict.OK, "can be read")

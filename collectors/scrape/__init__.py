@@ -1,0 +1,1 @@
+"""Exporters that a centre already has, read for a whole fleet from one place."""
