@@ -69,7 +69,8 @@ class NodeSettings(SettingsStruct, frozen=True, kw_only=True):
                 "folder."),
     ] = None  # fmt: skip
     spool_mb: Annotated[
-        int, setting("MiB that it may take; then the oldest go, and are counted.", ge=1, le=1_000_000)
+        int,
+        setting("MiB that it may take; then the oldest go, and are counted.", ge=1, le=1_000_000),
     ] = 512
     spool_rate: Annotated[
         float, setting("Records a second sent from it once the bus is back.", ge=1, le=1_000_000)
