@@ -122,7 +122,7 @@ class NodeAgent:
 
     def _ticked(self) -> None:
         self._ticked_us = self._clock.monotonic_us()
-        self._supervisor.alive(self._status())
+        self._supervisor.alive(self._status)
 
     def _status(self) -> str:
         agent, sick = self.agent, sum(known.state != "ok" for _, known in self.agent.slots)

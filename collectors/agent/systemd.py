@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from collectors.kit.clock import Clock
 
@@ -29,17 +29,17 @@ class Supervisor:
         self._ready = False
         self._due_us = 0
 
-    def alive(self, status: str) -> None:
-        """A tick has happened; `status` is for people, one line."""
+    def alive(self, status: Callable[[], str]) -> None:
+        """A tick has happened; `status` gives a line for people, where it is wanted."""
         if not self._address:
             return
         now_us = self._clock.monotonic_us()
         if not self._ready:
             self._ready = True
-            self._say(f"READY=1\nSTATUS={status}")
+            self._say(f"READY=1\nSTATUS={status()}")
         if self._every_us is not None and now_us >= self._due_us:
             self._due_us = now_us + self._every_us
-            self._say(f"WATCHDOG=1\nSTATUS={status}")
+            self._say(f"WATCHDOG=1\nSTATUS={status()}")
 
     def stopping(self) -> None:
         """The end has begun."""

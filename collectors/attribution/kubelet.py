@@ -28,7 +28,7 @@ _UNSEEN = (
     "whether pods are alive cannot be told of all: show the agent the host's /sys/fs/cgroup and "
     "/var/log/pods"
 )
-_HINT = "; the socket is root's: run the agent as root, or leave pods to processes' cgroups"
+_HINT = "; the socket is root's: give the agent CAP_DAC_OVERRIDE, or leave pods to their cgroups"
 _DRA = re.compile(r"gpu-\d+(-mig-.*)?")
 """Names of NVIDIA's driver for dynamic resources: an index or a minor number, by its version."""
 _GPU_NAMES = ("GPU-", "MIG-", "gpu-", "mig-", "nvidia")
@@ -106,7 +106,7 @@ class Kubelet:
             answer = call(path, _LIST, b"", clock=self._clock, timeout_s=self._settings.timeout_s)
             return parse_pods(answer)
         except (CallError, ValueError) as error:
-            hint = "" if os.access(path, os.W_OK) else _HINT
+            hint = "" if os.access(path, os.W_OK, effective_ids=True) else _HINT
             raise SourceAwayError(f"{path}: {error}{hint}") from error
 
     def _alive(self, listed: Iterable[PodDevices], folders: PodFolders) -> list[_Pod]:

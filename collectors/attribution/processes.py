@@ -30,8 +30,8 @@ _NO_PROCESSES = (
     "/proc and name it in `proc`); outside of one, /proc must not be mounted with hidepid"
 )
 _NO_ENVIRON = (
-    "jobs whose cgroup is named by a SLUID are known by that only: give the agent CAP_SYS_PTRACE, "
-    "set CgroupJobIdPaths=yes, or have the prolog write mapping files"
+    "jobs whose cgroup is named by a SLUID are known by that only: give the agent CAP_SYS_PTRACE "
+    "and CAP_DAC_READ_SEARCH, set CgroupJobIdPaths=yes, or have the prolog write mapping files"
 )
 
 

@@ -128,13 +128,13 @@ class Line:
     async def __aexit__(self, *_: object) -> None:
         self.stop.set()
         if not self.killed:
-            await asyncio.wait_for(self.task, 10)
+            await asyncio.wait_for(self.task, 20)
         if self.disk is not None:
             await self.disk.close()
 
     async def until(self, condition: Callable[[], bool], *, step_s: float = 0.0) -> None:
-        """Waits for what the test is about, at most 10 s, the clock going on by `step_s` a turn."""
-        async with asyncio.timeout(10):
+        """Waits for what the test is about, at most 30 s, the clock going on by `step_s` a turn."""
+        async with asyncio.timeout(30):
             while not condition():
                 self.clock.move(step_s)
                 await asyncio.sleep(0.002)

@@ -20,6 +20,8 @@ WITHIN = 0.005
 def scene(fake_nvml: FakeNvml) -> Iterator[MakeScene]:
     """Makes scenes, and sees to it that every GPM sample is given back."""
     made: list[Scene] = []
+    live = ctypes.CDLL(str(fake_nvml.library)).fakeLiveSamples
+    before = live()
 
     def make(gpu: FakeGpu) -> Scene:
         made.append(Scene(fake_nvml, [gpu]))
@@ -28,7 +30,7 @@ def scene(fake_nvml: FakeNvml) -> Iterator[MakeScene]:
     yield make
     for one in made:
         one.backend.close()
-    assert ctypes.CDLL(str(fake_nvml.library)).fakeLiveSamples() == 0
+    assert live() == before
 
 
 def moving(second: float) -> tuple[float, float]:

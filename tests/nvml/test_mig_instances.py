@@ -26,6 +26,8 @@ SHARED = ("gpu_temperature_c", "power_w", "energy_mj", "sm_clock_mhz", "gpu_util
 def scene(fake_nvml: FakeNvml) -> Iterator[MakeScene]:
     """Makes scenes, and sees to it that every GPM sample is given back."""
     made: list[Scene] = []
+    live = ctypes.CDLL(str(fake_nvml.library)).fakeLiveSamples
+    before = live()
 
     def make(gpu: FakeGpu) -> Scene:
         made.append(Scene(fake_nvml, [gpu]))
@@ -34,7 +36,7 @@ def scene(fake_nvml: FakeNvml) -> Iterator[MakeScene]:
     yield make
     for one in made:
         one.backend.close()
-    assert ctypes.CDLL(str(fake_nvml.library)).fakeLiveSamples() == 0
+    assert live() == before
 
 
 def divided(*instances: FakeInstance, **sets: float) -> FakeGpu:
