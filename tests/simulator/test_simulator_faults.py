@@ -97,8 +97,8 @@ def _braked(seen: Seen, _: Seen) -> None:
 
 
 def _capped(seen: Seen, healthy: Seen) -> None:
-    assert max(seen.column("power_w")[AT + 2 : AT + 60]) <= 0.6 * 700 * 1.05
-    assert max(healthy.column("power_w")[AT + 2 : AT + 60]) > 0.6 * 700 * 1.05
+    assert max(seen.column("power_w")[AT + 2 : AT + 60]) <= 0.5 * 700 * 1.05
+    assert max(healthy.column("power_w")[AT + 2 : AT + 60]) > 0.5 * 700 * 1.05
 
 
 def _ecc(seen: Seen, healthy: Seen) -> None:
@@ -177,7 +177,7 @@ CASES: dict[str, tuple[FaultEvent, Check]] = {
     "thermal_interface_ageing": (_event("thermal_interface_ageing", strength=3.0), _hotter),
     "fan_failure": (_event("fan_failure", strength=1.0), _hotter),
     "power_brake": (_event("power_brake"), _braked),
-    "power_cap_lowered": (_event("power_cap_lowered"), _capped),
+    "power_cap_lowered": (_event("power_cap_lowered", strength=0.5), _capped),
     "ecc_storm": (_event("ecc_storm"), _ecc),
     "row_remap_failure": (_event("row_remap_failure"), _remap),
     "xid": (_event("xid"), _xid),
