@@ -47,6 +47,8 @@ class Panel:
     decimals: int = 0
     least: float | None = None
     """Where the axis starts; None lets it follow the data."""
+    most: float | None = None
+    """What the sum cannot exceed: reasons that hold at once share their time."""
 
 
 def panels() -> tuple[Panel, ...]:
@@ -63,7 +65,7 @@ def panels() -> tuple[Panel, ...]:
         Panel("utilisation", "Utilisation", "%", ("gpu_utilization",), 100.0, 0, 0.0),
         Panel("tensor", "Tensor activity", "%", ("tensor_activity",), 100.0, 0, 0.0),
         Panel("delivered", "Delivered", "TFLOPS", ("gflop",), 1.0, 0, 0.0),
-        Panel("throttled", "Throttled", "% of time", throttles, 100.0, 1, 0.0),
+        Panel("throttled", "Throttled", "% of time", throttles, 100.0, 1, 0.0, 100.0),
     )
 
 
@@ -139,6 +141,8 @@ def node_figure(answer: Json, slots: Sequence[str], window: tuple[str, str]) -> 
 
 def _trace(panel: Panel, number: int, place: int, found: Sequence[Json]) -> dict[str, Any]:
     times, values = summed(found)
+    if panel.most is not None:
+        values = np.minimum(values, panel.most / panel.scale)
     dash = _DASHES[(place // len(COLOURS)) % len(_DASHES)]
     return {
         "type": "scatter",

@@ -59,6 +59,15 @@ def test_throttling_is_the_sum_over_its_reasons_and_absent_where_none_is_known()
     assert values[1:].tolist() == [0.25, 0.75]
 
 
+def test_reasons_that_hold_at_once_are_at_most_all_of_the_time():
+    found = [
+        a_series("throttle_power_cap_us", SLOTS[0], [0, 1, 2], rate=[None, 0.25, 1.0]),
+        a_series("throttle_sw_thermal_us", SLOTS[0], [0, 1, 2], rate=[None, 0.25, 1.0]),
+    ]
+    [trace] = node_figure({"series": found}, SLOTS[:1], WINDOW)["data"]
+    assert trace["y"][-2:] == [50.0, 100.0]
+
+
 def test_ratios_are_shown_as_percent_from_zero():
     figure = node_figure(
         {"series": [a_series("gpu_utilization", SLOTS[0], [0.0, 0.97])]}, SLOTS, WINDOW
