@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from math import ceil
 
 from collectors.kit.clock import Clock
 
@@ -56,19 +57,20 @@ class DrainPace:
     def sent(self, count: int, left: int) -> None:
         """A step of `count` records is made and `left` are left; says how it goes."""
         now_us = self._clock.monotonic_us()
-        self._due_us = now_us + int(count / self._most_rate * 1e6)
+        self._due_us = now_us + ceil(count / self._most_rate * 1e6)
         if self._began_us is None or now_us - self._said_us > 2 * _SAY_EVERY_US:
             self._began_us = self._said_us = now_us
             self._sent = self._sent_in_all = 0
             self.rate = self._most_rate
             _log.info("spool_drain left=%d most_rate=%.0f", left, self._most_rate)
-        self._sent += count
         self._sent_in_all += count
         if not left:
             seconds = (now_us - self._began_us) / 1e6
             _log.info("spool_drained records=%d seconds=%.1f", self._sent_in_all, seconds)
             self._began_us, self.rate = None, 0.0
         elif now_us - self._said_us >= _SAY_EVERY_US:
+            # A step's time is the one after it, so that this step belongs to what comes.
             self.rate = self._sent * 1e6 / (now_us - self._said_us)
             self._sent, self._said_us = 0, now_us
             _log.info("spool_drain left=%d rate=%.1f eta_s=%.0f", left, self.rate, left / self.rate)
+        self._sent += count

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from collectors.agent.drain import DrainPace, Progress
 from collectors.agent.folded import FoldedLog
 from collectors.agent.memory_queue import Flight, MemoryQueue
+from collectors.agent.outbox_counts import OutboxCounts
 from collectors.agent.reach import Reach
-from collectors.agent.spool import COMPACTED, Kept, Spool
+from collectors.agent.spool import COMPACTED, Kept, Spool, to_its_end
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
 from collectors.kit.clock import Clock
 
@@ -22,22 +22,6 @@ PATIENCE_S = 1.0
 _DISK_RETRY_US = 2_000_000
 _BLOCKED_S = 0.5
 _STOP_S, _STOP_TURN_S = 5.0, 0.05
-
-
-@dataclass(slots=True)
-class OutboxCounts:
-    """What became of every message.
-
-    sent + refused + spooled + dropped + queued = put + unspooled, at any time;
-    and spooled + found in the file = unspooled + dropped there + left in it.
-    """
-
-    put: int = 0
-    sent: int = 0
-    spooled: int = 0
-    unspooled: int = 0
-    refused: int = 0
-    dropped: int = 0
 
 
 class Outbox:
@@ -187,9 +171,9 @@ class Outbox:
         if self._reach.answered():
             _log.warning("bus_back waiting_on_disk=%d", 0 if spool is None else spool.left)
         if spool is not None and flight.is_spooled:
-            await spool.done()
+            await to_its_end(asyncio.create_task(spool.done()))
         elif spool is not None and flight.kept is not None:
-            await spool.remove(flight.kept)
+            await to_its_end(asyncio.create_task(spool.remove(flight.kept)))
 
     def _take_back(self, flight: Flight) -> None:
         """What was not sent waits: on disk where it is there already, else in memory."""
@@ -210,19 +194,29 @@ class Outbox:
             return False
         waiting = self._waiting.take_all()
         self._moving = len(waiting)
+        appending = asyncio.create_task(self._spool.append([*flying, *waiting]))
         try:
-            kept = await self._spool.append([*flying, *waiting])
-        except BaseException as error:
-            self._put_back(waiting)
-            if not isinstance(error, BusUnavailableError):
-                raise
-            self._disk_us = self._clock.monotonic_us() + _DISK_RETRY_US
-            return False
+            await to_its_end(appending)
         finally:
             self._moving = 0
+            is_kept = self._is_kept(appending, waiting, flight if flying else None)
+        return is_kept
+
+    def _is_kept(
+        self, appended: asyncio.Task[Kept], waiting: Sequence[Message], flight: Flight | None
+    ) -> bool:
+        """Counts what the disk has taken, or takes back what it has not."""
+        error = appended.exception()
+        if error is not None:
+            self._put_back(waiting)
+            if not isinstance(error, BusUnavailableError):
+                raise error
+            self._disk_us = self._clock.monotonic_us() + _DISK_RETRY_US
+            return False
+        kept = appended.result()
         self.counts.spooled += len(waiting)
-        if flying:
-            flight.kept = Kept(kept.file, kept.positions[: len(flying)])
+        if flight is not None:
+            flight.kept = Kept(kept.file, kept.positions[: len(flight.messages)])
         return True
 
     async def _drain(self) -> bool:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from collectors.agent.spool_file import SpoolFile
 from collectors.contract.bus import BusUnavailableError, Message
@@ -225,3 +225,16 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+async def to_its_end(work: asyncio.Task[Any]) -> None:
+    """Waits for the disk, a cancellation notwithstanding: its thread goes on with what it has
+    begun, and only afterwards is it known what it holds."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

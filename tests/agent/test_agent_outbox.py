@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from outbox_tools import Line, SwitchedProducer, message
 
+from collectors.agent.spool_file import SpoolFile
 from collectors.contract.bus import BusUnavailableError, Message
 from collectors.contract.topics import ALLOC, EVENTS, FACTS, GPU
 
@@ -188,6 +190,35 @@ async def test_a_cancelled_outbox_keeps_everything(tmp_path: Path) -> None:
         line.killed = True
     async with Line(tmp_path / "spool") as line:
         await line.until(lambda: line.producer.texts == ["in flight", "waiting"])
+
+
+async def test_a_stop_in_the_middle_of_a_write_keeps_everything_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop's deadline ends the wait for a slow disk, but not the write itself."""
+    keep, begun, goes_on = SpoolFile.keep, threading.Event(), threading.Event()
+
+    def slow(file: SpoolFile, messages: Sequence[Message]) -> Sequence[int]:
+        begun.set()
+        assert goes_on.wait(20)
+        return keep(file, messages)
+
+    async with Line(tmp_path / "spool") as line:
+        line.producer.away = True
+        monkeypatch.setattr(SpoolFile, "keep", slow)
+        for number in range(3):
+            line.outbox.put(message(f"{number}"))
+        await line.until(begun.is_set)
+        line.task.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        await asyncio.wait({line.task})
+        line.killed = True
+        assert line.spool.left == line.outbox.counts.spooled == 3
+        assert line.balanced()
+    async with Line(tmp_path / "spool") as line:
+        await line.until(lambda: len(line.producer.taken) == 3)
+        assert line.producer.texts == ["0", "1", "2"]
 
 
 async def test_refused_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
