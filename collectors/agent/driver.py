@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 from collectors.agent.folded import FoldedLog
 from collectors.agent.lanes import Lanes
@@ -50,6 +49,9 @@ class Driver:
         self.deaf = "" if listens else "switched off by the setting events"
         """Why the driver's events are not heard."""
         self._was_open = opened
+        self._holds = opened
+        """Whether the library is open, whatever the state says meanwhile."""
+        self._releases = 0
         self._backoff_s = 1.0
         self._due_us = 0
         self._search_us = clock.monotonic_us() + int(rescan_s * 1e6)
@@ -102,12 +104,18 @@ class Driver:
         return self._errand
 
     async def _open(self) -> None:
+        releases = self._releases
         try:
             await in_thread(self._backend.open, "driver open")
         except RestartNeededError:
             raise
         except Exception as error:
-            self._wait(error)
+            if self._releases == releases:
+                self._wait(error)
+            return
+        self._holds = True
+        if self._releases != releases:
+            # Asked to let go meanwhile: the step that does so comes next.
             return
         was_released = self.state == RELEASED
         self.state, self.reason, self._backoff_s = OPEN, "", 1.0
@@ -179,6 +187,7 @@ class Driver:
         await self._listener.stop()
         await self._lanes.idle()
         await in_thread(self._backend.close, "driver close")
+        self._holds = False
 
     def release(self) -> None:
         """Lets the driver go so that operators can unload it; asked again, takes it back."""
@@ -187,13 +196,13 @@ class Driver:
             _log.warning("driver_taken_back")
             self._due_us, self._backoff_s = now_us, 1.0
             return
-        was_open = self.state == OPEN
+        self._releases += 1
         self.state, self.reason = RELEASED, "let go at an operator's request"
         self._due_us = now_us + int(self._release_s * 1e6)
-        self._begin(partial(self._released, was_open=was_open))
+        self._begin(self._released)
 
-    async def _released(self, *, was_open: bool) -> None:
-        if was_open:
+    async def _released(self) -> None:
+        if self._holds:
             await self._let_go()
         text = f"taken back after {self._release_s:.0f} s, or at the next SIGUSR1"
         _log.warning("driver_released %s", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -254,6 +255,29 @@ async def test_let_go_is_taken_back_by_itself() -> None:
         await node.tick(5)
         await asyncio.sleep(0.001)
     await until(lambda: node.agent.driver.state == "open")
+
+
+@pytest.mark.parametrize("found", [True, False])
+async def test_let_go_while_it_is_being_opened(found: bool) -> None:
+    node = Node(opened=False)
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        opening.set()
+        go_on.wait(10)
+
+    node.backend.available, node.backend.on_open = found, slowly
+    starting = asyncio.create_task(node.agent.driver.start(10))
+    await until(opening.is_set)
+    node.agent.driver.release()
+    go_on.set()
+    await starting
+    await until(lambda: "driver_released" in node.kinds())
+    for _ in range(100):
+        await node.tick()
+    assert node.agent.driver.state == "released"
+    assert node.backend.closed == node.backend.opened == found, "nothing holds the driver"
+    assert node.first.readings == 0
 
 
 async def test_without_a_driver_it_stays_says_so_and_finds_it_later() -> None:
