@@ -106,13 +106,16 @@ class Nvml:
 
     def function(self, name: str) -> Callable[..., int]:
         """The library's own function, which returns a code; UnsupportedError without it."""
-        return self._call("_nvmlGetFunctionPointer", name)
+        try:
+            return self._py._nvmlGetFunctionPointer(name)  # noqa: SLF001 - the bindings' only way to ask
+        except self._py.NVMLError as error:
+            raise error_for(int(error.value), name) from None
 
     def has(self, name: str) -> bool:
         """Whether the driver's library has a function."""
         try:
-            self._py._nvmlGetFunctionPointer(name)  # noqa: SLF001 - the bindings' only way to ask
-        except self._py.NVMLError:
+            self.function(name)
+        except RuntimeError:
             return False
         return True
 
