@@ -37,6 +37,15 @@ class _Rise:
         self._fast_k = fast_k + (self._fast_k - fast_k) * keep[0]
         self._slow_k = slow_k + (self._slow_k - slow_k) * keep[1]
 
+    def most_w(self, rise_k: F64, resistance: F64 | float, keep: tuple[F64, F64]) -> F64:
+        """The power that lets the rise come to `rise_k` in a step, infinite where it takes none."""
+        left_k = self._fast_k * keep[0] + self._slow_k * keep[1]
+        part = FAST_SHARE * (1 - keep[0]) + (1 - FAST_SHARE) * (1 - keep[1])
+        k_per_w = self._hw.resistance_k_per_w * resistance * part
+        return np.divide(
+            rise_k - left_k, k_per_w, out=np.full(len(part), np.inf), where=k_per_w > 0
+        )
+
     @property
     def rise_k(self) -> F64:
         """Of the core."""
@@ -53,12 +62,15 @@ class Heat:
     def __init__(self, hardware: Hardware, seed: int, power_w: F64, *, faults: bool) -> None:
         self._hw = hardware
         self._rng = np.random.default_rng([seed, 9])
-        self._rise = _Rise(hardware, power_w)
-        self._healthy = _Rise(hardware, power_w) if faults else self._rise
         self._rack_k = self._rng.normal(0.0, _INLET_SPREAD_K, int(hardware.rack.max()) + 1)
         self._fault_k: F64 = np.zeros(len(power_w))
         self._time_s = 0.0
         self.inlet_c = self._undisturbed()
+        # Nobody starts hotter than throttling would have let it become.
+        bearable_w = (hardware.limit_c - self.inlet_c) / hardware.resistance_k_per_w
+        power_w = np.minimum(power_w, bearable_w)
+        self._rise = _Rise(hardware, power_w)
+        self._healthy = _Rise(hardware, power_w) if faults else self._rise
 
     def _undisturbed(self) -> F64:
         swing_k = _DAY_SWING_K * np.sin(2 * np.pi * self._time_s / _DAY_S)
@@ -66,8 +78,7 @@ class Heat:
 
     def step(self, power_w: F64, dt_s: F64, effects: Effects) -> None:
         """Goes on by `dt_s` per GPU at constant power."""
-        hw = self._hw
-        keep = np.exp(-dt_s / hw.fast_s), np.exp(-dt_s / hw.slow_s)
+        keep = self._keep(dt_s)
         resistance = effects.resistance if effects.any else 1.0
         self._rise.step(power_w, resistance, keep)
         if self._healthy is not self._rise:
@@ -75,6 +86,14 @@ class Heat:
             self._fault_k += (effects.inlet_k - self._fault_k) * -np.expm1(-dt_s / _LOOP_S)
         self._disturb(float(dt_s.max(initial=0.0)))
         self.inlet_c = self._undisturbed() + self._fault_k
+
+    def _keep(self, dt_s: F64) -> tuple[F64, F64]:
+        return np.exp(-dt_s / self._hw.fast_s), np.exp(-dt_s / self._hw.slow_s)
+
+    def most_w(self, core_c: F64, dt_s: F64, effects: Effects) -> F64:
+        """The power in W that leaves cores at `core_c` after `dt_s`; below 0 where none does."""
+        resistance = effects.resistance if effects.any else 1.0
+        return self._rise.most_w(core_c - self.inlet_c, resistance, self._keep(dt_s))
 
     def _disturb(self, step_s: float) -> None:
         if step_s > 0:

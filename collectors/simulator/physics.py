@@ -20,6 +20,8 @@ from collectors.simulator.state import Now, Truth
 _SLOWDOWN_MARGIN_C, _RECOVERED_MARGIN_C, _HARDWARE_MARGIN_C = 1.0, 4.0, -2.0
 _SLOWED, _HARDWARE_SLOWED = 0.8, 0.5
 """Clocks that software and hardware thermal slowdown leave, relative to the highest."""
+_HELD_MARGIN_C = -4.0
+"""Hardware answers within milliseconds: clocks fall as far as it takes to stay above this."""
 
 
 class Physics:
@@ -39,7 +41,7 @@ class Physics:
         self.slowed = np.zeros(g, np.bool_)
         self._hardware_slowed = np.zeros(g, np.bool_)
         self._nothing = np.zeros(g, np.bool_)
-        _, _, power_w = self._electric(first)
+        _, _, power_w = self._electric(first, None)
         self.heat = Heat(hardware, seed, power_w, faults=self.effects.thermal)
         self.meters = Meters(hardware, seed)
         self.report = Report(hardware, seed, power_w)
@@ -50,8 +52,9 @@ class Physics:
         """The records' values after the last step."""
         return self.report.columns
 
-    def _electric(self, activity: Activity) -> Electric:
-        """With the limits of now; power as a second's mean, to the mW."""
+    def _electric(self, activity: Activity, bearable_w: F64 | None) -> Electric:
+        """With the limits of now, and the power that heat lets pass; power as a second's mean,
+        to the mW."""
         effects = self.effects
         most = np.ones(len(self.slowed))
         most[self.slowed] = _SLOWED
@@ -60,6 +63,8 @@ class Physics:
         if effects.any:
             np.minimum(most, effects.clock, out=most)
             board = board._replace(limit_w=board.limit_w * effects.limit)
+        if bearable_w is not None:
+            board = board._replace(limit_w=np.minimum(board.limit_w, bearable_w))
         clock_mhz, capped, power_w = electric(board, activity, most)
         power_w = np.round(power_w * self._swing() * 1000) / 1000
         if effects.any:
@@ -84,8 +89,10 @@ class Physics:
         """
         stopped = self._stopped()
         unreadable = stopped | self.effects.hung if self.effects.any else stopped
-        clock, capped, power_w = self._electric(activity)
         dt_s = dt_us / 1e6
+        bearable_w = self.heat.most_w(self._hw.limit_c - _HELD_MARGIN_C, dt_s, self.effects)
+        clock, capped, power_w = self._electric(activity, bearable_w)
+        held = capped & (bearable_w < self._hw.limit_w * self.effects.limit)
         self.heat.step(power_w, dt_s, self.effects)
         core_c = self.heat.core_c()
         margin_c = self._hw.limit_c - core_c
@@ -97,8 +104,8 @@ class Physics:
         )
         brake = self.effects.brake if self.effects.any else self._nothing
         now = Now(
-            activity, clock, power_w, core_c, margin_c, capped, slowed & activity.loaded,
-            hot & activity.loaded, brake & activity.loaded, unreadable, self.heat.inlet_c,
+            activity, clock, power_w, core_c, margin_c, capped & ~held, slowed & activity.loaded,
+            (hot | held) & activity.loaded, brake & activity.loaded, unreadable, self.heat.inlet_c,
         )  # fmt: skip
         self.now = now
         truth = self.meters.step(now, dt_us, stopped, away if away is not None else self._nothing,
