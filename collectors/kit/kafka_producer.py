@@ -23,12 +23,12 @@ from aiokafka.errors import (
 from aiokafka.producer import AIOKafkaProducer
 
 from collectors.contract.bus import (
-    ARRIVAL_HEADER,
     BusUnavailableError,
     Message,
     RefusedError,
     TopicMissingError,
 )
+from collectors.kit.kafka_direct import DirectWay, fill
 from collectors.kit.partitions import partition_of
 
 _BATCH_BYTES = 2**20
@@ -73,6 +73,7 @@ class KafkaProducer:
         self._max_request_bytes = max_request_bytes
         self._timeout_s = timeout_s
         self._client: Any = None  # aiokafka is not typed
+        self._direct: DirectWay | None = None
         self._sending = asyncio.Lock()
 
     async def start(self) -> None:
@@ -95,7 +96,7 @@ class KafkaProducer:
         }
         taken = [one for one in messages if len(one.key) + len(one.value) <= limit]
         async with self._exchange():
-            queues = await self._queue(taken)
+            queues = {} if await self._sent_directly(taken) else await self._queue(taken)
             while queues:
                 await self._round(queues, refused)
         guilty = [message for some in refused.values() for message in some]
@@ -141,7 +142,15 @@ class KafkaProducer:
                 request_timeout_ms=int(self._timeout_s * 1000),
             )
             await self._client.start()
+            self._direct = DirectWay(self._client, int(self._timeout_s * 1000))
         return self._client
+
+    async def _sent_directly(self, messages: Sequence[Message]) -> bool:
+        """Whether it was a single record, which has gone the short way."""
+        if len(messages) != 1 or self._client is None:
+            return False
+        direct = self._direct
+        return direct is not None and direct.works and await direct.send(messages[0])
 
     async def _queue(self, messages: Sequence[Message]) -> _Queues:
         """The batches of each partition, in order."""
@@ -227,14 +236,7 @@ def brokers_of(url: str) -> str:
 async def _deliver(client: Any, target: tuple[str, int], messages: _Batch) -> None:
     """One batch to one partition.  Raises KafkaError."""
     batch = client.create_batch()
-    for message in messages:
-        headers: list[tuple[str, bytes]] = []
-        if message.arrival_us is not None:
-            headers.append((ARRIVAL_HEADER, message.arrival_us.to_bytes(8, "little")))
-        if (
-            batch.append(timestamp=None, key=message.key, value=message.value, headers=headers)
-            is None
-        ):
-            raise RuntimeError("a batch came out larger than it was reckoned")
+    if not fill(batch, messages):
+        raise RuntimeError("a batch came out larger than it was reckoned")
     topic, partition = target
     await (await client.send_batch(batch, topic, partition=partition))

@@ -7,13 +7,16 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from bus_place import Place
 from bus_reading import read_all
 
 from collectors.contract.bus import BusUnavailableError, Message, RefusedError
 from collectors.kit.clock import SystemClock
+from collectors.kit.kafka_direct import DirectWay
 from collectors.kit.kafka_producer import KafkaProducer, open_producer
 from collectors.kit.sqlite_log import SqliteBus
 from pipeline.bus import open_bus
@@ -61,6 +64,55 @@ async def test_an_absent_broker_is_said_in_time(silent: bool) -> None:
         with pytest.raises(BusUnavailableError, match=address):
             await bus.consumer(["t"], "group").start()
         assert time.monotonic() - begun_s < 8.0
+
+
+@pytest.mark.stack
+async def test_single_records_go_the_short_way_and_are_there_once(
+    kafka_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the acknowledgement is lost: the usual way sends again, under the same number."""
+    place = Place("kafka", kafka_url, f"test-{uuid.uuid4().hex[:12]}")
+    topic = place.topic(partitions=2)
+    ways: list[bool] = []
+    usual = DirectWay.send
+
+    async def send(self: DirectWay, message: Message) -> bool:
+        ways.append(await usual(self, message))
+        return ways[-1]
+
+    monkeypatch.setattr(DirectWay, "send", send)
+    async with place.bus(topic) as bus:
+        producer = KafkaProducer(kafka_url.removeprefix("kafka://"), timeout_s=6.0)
+        for number in range(12):
+            if number == 6:
+                _lose_one_answer(producer)
+            key = b"%d" % (number % 3)
+            await producer.send([Message(topic.name, key, b"%d" % number, arrival_us=number)])
+            await producer.send([Message(topic.name, key, b"%d" % (100 + number))] * 2)
+        await producer.stop()
+        chunks = await read_all(bus, topic.name, 36)
+    found = [int(value) for chunk in chunks for value in chunk.values]
+    wanted = [*range(12), *(100 + number for number in range(12) for _ in range(2))]
+    assert sorted(found) == sorted(wanted)
+    # The very first makes the client, and goes the usual way.
+    assert ways == [True] * 5 + [False] + [True] * 5
+
+
+def _lose_one_answer(producer: KafkaProducer) -> None:
+    """The next request is answered, and the answer does not arrive."""
+    client: Any = producer._client.client  # pyright: ignore[reportPrivateUsage]
+    send = client.send
+
+    async def lose(*arguments: object) -> None:
+        client.send = send
+        await send(*arguments)
+        raise KafkaConnectionError("lost")
+
+    client.send = lose
+
+
+def test_a_client_without_the_parts_of_the_short_way_goes_the_usual_one() -> None:
+    assert not DirectWay(object(), 1000).works
 
 
 async def test_a_bus_by_address(tmp_path: Path) -> None:
