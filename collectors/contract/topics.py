@@ -66,7 +66,7 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Keyed by (source, id); a later record of the same key replaces the earlier
     one (an end becomes known, a correction).  `to_us` None is open-ended.
-    `weight` is the integer share where claims share a GPU.
+    `shared` claims of one precedence hold a slot together, each by its `weight`.
     """
 
     source: str
@@ -81,7 +81,8 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`job`, `reservation` or `maintenance`."""
     known_us: int = 0
     weight: int = 1
-    """The share of a GPU that several claims share, in parts of their sum."""
+    """The share of a GPU that several claims share, in parts of their sum or of `parts`; a weight
+    below 1 counts as 1."""
     precedence: int = 0
     """Of claims that hold a slot at a time the one with the greatest wins: see PRECEDENCE."""
     account: str = ""
@@ -90,6 +91,11 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     user: str = ""
     namespace: str = ""
     deleted: bool = False
+    shared: bool = False
+    """Whether others may hold the same slots at the same time, with claims that say so too."""
+    parts: int = 0
+    """Of how many parts a shared GPU is, where less may be held than all (7 slices with MIG); 0:
+    the sum of the weights."""
 
     @property
     def key(self) -> bytes:

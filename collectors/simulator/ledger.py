@@ -25,17 +25,21 @@ Owner = tuple[str, str, str, str]
 """Owner kind, tenant, project, job."""
 NOBODY: Owner = ("unallocated", "", "", "")
 UPKEEP: Owner = ("maintenance", "", "", "")
+Part = tuple[str, str, Owner, int]
+"""Source and id of a claim on a part of a slot, its owner, and its weight."""
+Together = tuple[int, tuple[Part, ...]]
+"""Of how many parts a slot is, and who holds some of them, by source and id."""
 Row = dict[str, int]
 Span = tuple[int, int]
 
 
 class Held(NamedTuple):
-    """A time [start, end) within one hour in which a slot is installed and has one owner."""
+    """A time [start, end) within one hour in which a slot is installed and the same hold it."""
 
     start_us: int
     end_us: int
     hour: int
-    owner: Owner
+    owner: Owner | Together
 
 
 def owner_timeline(
@@ -67,15 +71,38 @@ def _order(claim: Claim) -> tuple[int, int, str, str]:
     return (claim.precedence, claim.from_us, claim.source, claim.id)
 
 
-def owner_at(claims: Iterable[Claim], time_us: int) -> Owner:
-    """Maintenance beats all; else the greatest by (precedence, from, source, id)."""
+def owner_at(claims: Iterable[Claim], time_us: int) -> Owner | Together:
+    """Maintenance beats all; else the greatest by (precedence, from, source, id), which takes in
+    others of its precedence when it and they are shared."""
     holding = [claim for claim in claims if _within(time_us, (claim.from_us, claim.to_us))]
     if not holding:
         return NOBODY
     if any(claim.kind == "maintenance" for claim in holding):
         return UPKEEP
     best = max(holding, key=_order)
-    return ("tenant", *best.owner)
+    if not best.shared:
+        return ("tenant", *best.owner)
+    parts: list[Part] = []
+    whole = 0
+    for claim in holding:
+        if claim.shared and claim.precedence == best.precedence:
+            parts.append((claim.source, claim.id, ("tenant", *claim.owner), claim.weight))
+            whole = max(whole, claim.parts)
+    return max(whole, sum(part[-1] for part in parts)), tuple(sorted(parts))
+
+
+def shares(together: Together, row: Row) -> Iterator[tuple[Owner, Row]]:
+    """Divides what was counted while some held a slot together; the rest is nobody's."""
+    whole, parts = together
+    told = 0
+    before = dict.fromkeys(row, 0)
+    held = [(owner, weight) for _, _, owner, weight in parts]
+    left = whole - sum(weight for _, weight in held)
+    for owner, weight in [*held, (NOBODY, left)] if left else held:
+        told += weight
+        until = {name: amount * told // whole for name, amount in row.items()}
+        yield owner, {name: until[name] - before[name] for name in row}
+        before = until
 
 
 def state_parts(p: StatePoint, q: StatePoint) -> Callable[[int, int], Row] | None:
@@ -138,7 +165,7 @@ class SlotLedger:
     def __init__(self, timeline: Sequence[Held]) -> None:
         self._timeline = timeline
         self._starts = [held.start_us for held in timeline]
-        self._rows: dict[tuple[int, Owner], Row] = {}
+        self._rows: dict[tuple[int, Owner | Together], Row] = {}
         self._origins: dict[int, int] = {}
         for held in timeline:
             row = self._rows.setdefault((held.hour, held.owner), dict.fromkeys(FIGURES, 0))
@@ -165,9 +192,16 @@ class SlotLedger:
 
     def rows(self) -> dict[tuple[int, Owner], Row]:
         """The rows; an hour's origin is the greatest of its points and segments."""
-        for (hour, _), row in self._rows.items():
+        out: dict[tuple[int, Owner], Row] = {}
+        for (hour, holder), row in self._rows.items():
+            found = shares(holder, row) if len(holder) == 2 else ((holder, row),)
+            for owner, share in found:
+                mine = out.setdefault((hour, owner), dict.fromkeys(FIGURES, 0))
+                for name, amount in share.items():
+                    mine[name] += amount
+        for (hour, _), row in out.items():
             row["origin"] = self._origins.get(hour, 0)
-        return self._rows
+        return out
 
     def _states(
         self, points: Sequence[StatePoint], hulls: Sequence[Span], origins: dict[int, int]

@@ -22,6 +22,9 @@ class Claim:
     deleted: bool
     precedence: int
     subjects: dict[str, frozenset[int] | None]
+    shared: bool = False
+    weight: int = 1
+    parts: int = 0
 
     def holds(self, node: str, slot: int) -> bool:
         """Whether a subject names the slot, and the claim is anybody's at all."""
@@ -51,4 +54,7 @@ def read_claim(value: bytes) -> Claim:
         deleted=told.get("deleted", False),
         precedence=told.get("precedence", 0),
         subjects=subjects,
+        shared=told.get("shared", False),
+        weight=max(1, told.get("weight", 1)),
+        parts=told.get("parts", 0),
     )

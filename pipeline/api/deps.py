@@ -23,7 +23,7 @@ from pipeline.api.fleet_log import FleetLog
 from pipeline.api.live import LiveHub
 from pipeline.api.places import Places
 from pipeline.api.settings import ApiSettings
-from pipeline.books.claims import MAINTENANCE, ClaimIndex
+from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
 

@@ -1,40 +1,24 @@
 """Who owns a slot at a time: allocations as claims, and the rule between several.
 
 `maintenance` beats every other claim; among the rest the greatest
-(precedence, from_us, source, id) holds the slot.  An allocation that names no
-tenant claims nothing, so that the next one below it may hold.  Knows
+(precedence, from_us, source, id) holds the slot, alone, or where it is shared
+together with all shared claims of its precedence.  An allocation that names
+no tenant claims nothing, so that the next one below it may hold.  Knows
 allocations alone: no bus, no database, no telemetry.
 
-For the ledger: `claims_of(allocation)` gives claims per node, and
-`ownership(claims, slot, from_us, to_us)` the owners of a slot over a time.
-
-For live figures, once per tick and for every slot of a layout:
-
-    index = ClaimIndex([(node, slot), …])      # in layout order
-    index.apply(allocation)                    # each record of telemetry.alloc, in bus order
-    codes = index.owners_at(event_time_us)     # int32 per position, do not write into it
-    index.tenants[code]                        # name of a code; UNALLOCATED and MAINTENANCE are first
-
-A tick without a claim that starts or ends costs nothing; one that does costs
-a few µs per node of the claim.
+`claims_of(allocation)` gives claims per node, and `ownership(claims, slot,
+from_us, to_us)` the owners of a slot over a time.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from collectors.contract.identity import parse_slot
 from collectors.contract.topics import Allocation
-
-UNALLOCATED, MAINTENANCE = 0, 1
-"""Codes of `ClaimIndex.owners_at` below the first tenant's."""
 
 _NEVER = 2**63 - 1
 
@@ -50,6 +34,27 @@ class Owner(NamedTuple):
 
 NOBODY = Owner("unallocated")
 UPKEEP = Owner("maintenance")
+
+
+class Share(NamedTuple):
+    """What one claim has of a slot that several hold: `weight` of the slot's parts, 1 or more."""
+
+    source: str
+    id: str
+    owner: Owner
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sharers:
+    """Those who hold a slot together, in order of (source, id); `parts` is what the slot has, and
+    no less than the sum of their weights."""
+
+    shares: tuple[Share, ...]
+    parts: int
+
+
+Holder = Owner | Sharers
 
 
 class Rank(NamedTuple):
@@ -72,6 +77,10 @@ class Claim:
     to_us: int
     rank: Rank
     owner: Owner
+    share: Share | None = None
+    """Of a claim that leaves room for others of its kind."""
+    parts: int = 0
+    """Of how many parts the slot is, where that is more than the sum of the weights."""
 
     def holds(self, slot: int) -> bool:
         """Whether the claim names a slot."""
@@ -91,7 +100,15 @@ def claims_of(allocation: Allocation) -> list[Claim]:
         return []
     rank = _rank(allocation)
     owner = UPKEEP if upkeep else Owner("tenant", *_holder(allocation))
-    return [Claim(node, slots, rank.from_us, to_us, rank, owner) for node, slots in subjects]
+    share = _share(allocation, owner) if allocation.shared and not upkeep else None
+    return [
+        Claim(node, slots, rank.from_us, to_us, rank, owner, share, allocation.parts)
+        for node, slots in subjects
+    ]
+
+
+def _share(one: Allocation, owner: Owner) -> Share:
+    return Share(one.source, one.id, owner, max(1, one.weight))
 
 
 def _rank(one: Allocation) -> Rank:
@@ -111,7 +128,7 @@ class Piece(NamedTuple):
 
     from_us: int
     to_us: int
-    owner: Owner
+    owner: Holder
 
 
 def ownership(claims: Iterable[Claim], slot: int, from_us: int, to_us: int) -> list[Piece]:
@@ -136,146 +153,17 @@ def ownership(claims: Iterable[Claim], slot: int, from_us: int, to_us: int) -> l
     return pieces
 
 
-def _owner_at(claims: Sequence[Claim], time_us: int) -> Owner:
+def _owner_at(claims: Sequence[Claim], time_us: int) -> Holder:
     holding = [claim for claim in claims if claim.from_us <= time_us < claim.to_us]
-    return max(holding, key=lambda claim: claim.rank).owner if holding else NOBODY
+    if not holding:
+        return NOBODY
+    best = max(holding, key=lambda claim: claim.rank)
+    return best.owner if best.share is None else _together(holding, best.rank.precedence)
 
 
-@dataclass(slots=True, eq=False)
-class _Held:
-    """The claims of one allocation on places of the layout: (node index, positions)."""
-
-    key: tuple[str, str]
-    from_us: int
-    to_us: int
-    rank: Rank
-    code: int
-    places: list[tuple[int, NDArray[np.intp]]]
-
-
-class ClaimIndex:
-    """The owners of all positions of a layout now, kept up to date as time goes on.
-
-    Allocations that ended more than `keep_us` before the latest time asked
-    for are forgotten; a time before that sees them no more.
-    """
-
-    def __init__(self, places: Sequence[tuple[str, int]], *, keep_us: int = 3_600_000_000) -> None:
-        self.tenants = ["", ""]
-        self._codes = np.zeros(len(places), np.int32)
-        self._tenant_code: dict[str, int] = {}
-        self._keep_us = keep_us
-        self._node_index: dict[str, int] = {}
-        self._slots: list[dict[int, int]] = []
-        for position, (node, slot) in enumerate(places):
-            index = self._node_index.setdefault(node, len(self._slots))
-            if index == len(self._slots):
-                self._slots.append({})
-            self._slots[index][slot] = position
-        self._all = [np.array(list(slots.values()), np.intp) for slots in self._slots]
-        self._current: dict[tuple[str, str], _Held] = {}
-        self._active: list[dict[tuple[str, str], _Held]] = [{} for _ in self._slots]
-        self._changes: list[tuple[int, int, _Held]] = []
-        self._pushed = 0
-        self._time_us = -_NEVER
-
-    def __len__(self) -> int:
-        """Allocations remembered."""
-        return len(self._current)
-
-    def apply(self, allocation: Allocation) -> None:
-        """Takes the last word on (source, id).  Raises ValueError for a slot that is no PCI address."""
-        claims = claims_of(allocation)
-        key = (allocation.source, allocation.id)
-        before = self._current.pop(key, None)
-        if before is not None:
-            self._release(before)
-        if claims and claims[0].to_us > self._time_us - self._keep_us:
-            held = self._held(key, claims)
-            if held.places:
-                self._current[key] = held
-                self._schedule(held)
-
-    def _held(self, key: tuple[str, str], claims: Sequence[Claim]) -> _Held:
-        places: list[tuple[int, NDArray[np.intp]]] = []
-        for claim in claims:
-            index = self._node_index.get(claim.node)
-            if index is None:
-                continue
-            slots = self._slots[index]
-            if claim.slots is None:
-                positions = self._all[index]
-            else:
-                positions = np.array([slots[s] for s in claim.slots if s in slots], np.intp)
-            places.append((index, positions))
-        first = claims[0]
-        code = MAINTENANCE if first.rank.maintenance else self._code(first.owner.tenant)
-        return _Held(key, first.from_us, first.to_us, first.rank, code, places)
-
-    def _code(self, tenant: str) -> int:
-        code = self._tenant_code.get(tenant)
-        if code is None:
-            code = self._tenant_code[tenant] = len(self.tenants)
-            self.tenants.append(tenant)
-        return code
-
-    def _schedule(self, held: _Held) -> None:
-        if held.from_us <= self._time_us < held.to_us:
-            self._hold(held)
-        for time_us in (held.from_us, held.to_us):
-            if self._time_us < time_us < _NEVER:
-                self._push(time_us, held)
-        if held.to_us < _NEVER:
-            self._push(held.to_us + self._keep_us, held)
-
-    def _push(self, time_us: int, held: _Held) -> None:
-        self._pushed += 1
-        heapq.heappush(self._changes, (time_us, self._pushed, held))
-
-    def _hold(self, held: _Held) -> None:
-        for index, _ in held.places:
-            self._active[index][held.key] = held
-            self._resolve(index)
-
-    def _release(self, held: _Held) -> None:
-        for index, _ in held.places:
-            if self._active[index].pop(held.key, None) is not None:
-                self._resolve(index)
-
-    def _resolve(self, index: int) -> None:
-        """Paints a node's claims from the lowest rank up: the greatest is left on top."""
-        self._codes[self._all[index]] = UNALLOCATED
-        holding = self._active[index].values()
-        for held in sorted(holding, key=lambda one: one.rank):
-            for node, positions in held.places:
-                if node == index:
-                    self._codes[positions] = held.code
-
-    def owners_at(self, time_us: int) -> NDArray[np.int32]:
-        """A code per position: UNALLOCATED, MAINTENANCE or a tenant's place in `tenants`.
-
-        The array is the index's own.  Times should go forward; a step back
-        costs a look at every allocation remembered.
-        """
-        if time_us < self._time_us:
-            self._rewind(time_us)
-        while self._changes and self._changes[0][0] <= time_us:
-            at_us, _, held = heapq.heappop(self._changes)
-            if self._current.get(held.key) is not held:
-                continue
-            if at_us >= held.to_us:
-                self._release(held)
-                if at_us >= held.to_us + self._keep_us:
-                    del self._current[held.key]
-            else:
-                self._hold(held)
-        self._time_us = time_us
-        return self._codes
-
-    def _rewind(self, time_us: int) -> None:
-        self._time_us = time_us
-        self._changes = []
-        self._active = [{} for _ in self._slots]
-        self._codes[:] = UNALLOCATED
-        for held in self._current.values():
-            self._schedule(held)
+def _together(holding: Sequence[Claim], precedence: int) -> Sharers:
+    """The shared claims of one precedence; a claim that names a slot twice shares once."""
+    mine = [claim for claim in holding if claim.rank.precedence == precedence]
+    shares = sorted({claim.share for claim in mine if claim.share is not None})
+    parts = [claim.parts for claim in mine if claim.share is not None]
+    return Sharers(tuple(shares), max(*parts, sum(share.weight for share in shares)))

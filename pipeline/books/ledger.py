@@ -38,6 +38,7 @@ from pipeline.books.segments import (
     add_states,
     sort_points,
 )
+from pipeline.books.sharing import divided
 from pipeline.books.spans import Spans, merge_spans, spans_of
 from pipeline.series.columns import group_rows, merge_parts, select_parts
 from pipeline.series.port import CounterSpan, MinuteParts
@@ -157,19 +158,20 @@ class _Sums:
         for name in COUNTERS:
             if name in self._parts.counters:
                 self._add_counter(name, figures[name])
-        slot = np.array(keys.slot, np.intp)
+        owned_rows = divided(keys, figures)
+        slot = np.array(owned_rows.slot, np.intp)
         slots = np.array(places.slots, np.uint64).reshape(-1, 2)[slot]
-        hour = np.array(keys.hour, np.int64)
+        hour = np.array(owned_rows.hour, np.int64)
         first_hour = places.from_us // HOUR_US
         return LedgerRows(
             places.nodes,
-            tuple(keys.owners),
+            tuple(owned_rows.owners),
             hour,
             slots[:, 0].astype(np.int32),
             slots[:, 1],
-            np.array(keys.owner, np.int32),
+            np.array(owned_rows.owner, np.int32),
             self._origin[slot, hour - first_hour],
-            figures,
+            owned_rows.figures,
         )
 
     def _mark_points(self) -> None:

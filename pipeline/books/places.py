@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectors.contract.inventory import InstalledNode, Inventory
-from pipeline.books.claims import Claim, Owner, ownership
+from pipeline.books.claims import Claim, Holder, ownership
 from pipeline.books.rows import ENERGY, HOUR_US, I64
 from pipeline.books.spans import ANY, Spans
 
@@ -34,10 +34,10 @@ class RowKeys:
     slot: list[int] = field(default_factory=list[int])
     owner: list[int] = field(default_factory=list[int])
     owned_us: list[int] = field(default_factory=list[int])
-    owners: dict[Owner, int] = field(default_factory=dict[Owner, int])
+    owners: dict[Holder, int] = field(default_factory=dict[Holder, int])
     _rows: dict[tuple[int, int, int], int] = field(default_factory=dict[tuple[int, int, int], int])
 
-    def row(self, hour: int, slot: int, owner: Owner, length_us: int) -> int:
+    def row(self, hour: int, slot: int, owner: Holder, length_us: int) -> int:
         """The row of a key, made when new; it owns `length_us` more."""
         code = self.owners.setdefault(owner, len(self.owners))
         row = self._rows.setdefault((hour, slot, code), len(self.hour))
@@ -87,7 +87,7 @@ class Places:
             end = self.to_us if entry.to_us is None else min(entry.to_us, self.to_us)
             for slot in entry.slots if start < end else ():
                 stays.setdefault(slot, []).append((start, end))
-        pieces: dict[tuple[object, ...], list[tuple[int, int, int, Owner]]] = {}
+        pieces: dict[tuple[object, ...], list[tuple[int, int, int, Holder]]] = {}
         for slot in sorted(stays):
             mine = tuple(claim for claim in claims if claim.holds(slot))
             alike = (*stays[slot], *(claim.rank for claim in mine))
@@ -117,8 +117,8 @@ class Places:
 
 def _by_hour(
     claims: Sequence[Claim], slot: int, stays: Sequence[Interval]
-) -> list[tuple[int, int, int, Owner]]:
-    result: list[tuple[int, int, int, Owner]] = []
+) -> list[tuple[int, int, int, Holder]]:
+    result: list[tuple[int, int, int, Holder]] = []
     done_us = 0
     for start, end in stays:
         first = max(start, done_us)

@@ -104,6 +104,8 @@ allocations = Table(
     _text("user_name"),
     _text("namespace"),
     Column("deleted", Boolean, nullable=False),
+    Column("shared", Boolean, nullable=False),
+    _whole("parts"),
     Index("allocations_key", "source", "id", "known_to_us"),
     Index("allocations_known", "known_to_us", "from_us"),
 )

@@ -78,7 +78,8 @@ def _says(allocation: Allocation) -> tuple[object, ...]:
     """All but when it begins, ends and was known."""
     one = allocation
     holder = (one.tenant, one.project, one.job, one.account, one.user, one.namespace)
-    return (holding(one), one.kind, *holder, one.weight, one.precedence, one.deleted)
+    shares = (one.shared, one.weight, one.parts)
+    return (holding(one), one.kind, *holder, *shares, one.precedence, one.deleted)
 
 
 def difference(before: Allocation | None, after: Allocation) -> list[Change]:
@@ -149,6 +150,8 @@ def _add(writes: _Writes, version: Version, before: Version | None) -> None:
             "user_name": one.user,
             "namespace": one.namespace,
             "deleted": one.deleted,
+            "shared": one.shared,
+            "parts": one.parts,
         }
     )
     writes.subjects += [
@@ -212,6 +215,8 @@ def select_versions(connection: Connection, where: ColumnElement[bool]) -> list[
             user=row.user_name,
             namespace=row.namespace,
             deleted=row.deleted,
+            shared=row.shared,
+            parts=row.parts,
         )
         result.append(Version(row.version, row.known_from_us, allocation))
     return result

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.books.claims import MAINTENANCE, UNALLOCATED
+from pipeline.books.claim_index import MAINTENANCE, UNALLOCATED
 from pipeline.watch.layout import FleetLayout
 from pipeline.watch.state import FleetState
 

@@ -24,7 +24,7 @@ from collectors.contract.inventory import Inventory
 from collectors.contract.record import SlotLabels
 from collectors.contract.topics import ALLOC, GPU, LIVE, Allocation
 from collectors.kit.clock import Clock
-from pipeline.books.claims import ClaimIndex
+from pipeline.books.claim_index import ClaimIndex
 from pipeline.decode.batch import Group, Wanted
 from pipeline.decode.reader import Reader
 from pipeline.decode.slots import SlotTable

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.identity import slot_text
 from collectors.contract.record import Origin
-from pipeline.books.claims import MAINTENANCE
+from pipeline.books.claim_index import MAINTENANCE
 from pipeline.watch import frame
 from pipeline.watch.figures import Moment, totals
 from pipeline.watch.layout import FleetLayout

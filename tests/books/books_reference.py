@@ -28,6 +28,7 @@ ROW_COUNTERS = [
     "throttle_power_brake_us",
     "throttle_sync_boost_us",
 ]
+ROW_FIGURES = ("active_us", "idle_us", "down_us", "unobserved_us", *ROW_COUNTERS)
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,20 @@ def kept(samples: Iterable[Sample]) -> dict[tuple[str, int], Slot]:
     return slots
 
 
-def owner_at(
+OwnerKey = tuple[str, str, str, str]
+
+
+def owner_of(one: Allocation) -> OwnerKey:
+    if one.kind == "maintenance":
+        return ("maintenance", "", "", "")
+    return ("tenant", one.tenant, one.project, one.job)
+
+
+def holders_at(
     allocations: Iterable[Allocation], node: str, slot: str, time_us: int
-) -> tuple[str, str, str, str]:
-    best: tuple[tuple[object, ...], tuple[str, str, str, str]] | None = None
+) -> tuple[Allocation, ...]:
+    """Who holds a slot: one allocation, those that share it by (source, id), or none."""
+    holding: list[tuple[tuple[object, ...], Allocation]] = []
     last = {(one.source, one.id): one for one in allocations}
     for one in last.values():
         if one.deleted or time_us < one.from_us or (one.to_us is not None and time_us >= one.to_us):
@@ -145,13 +156,30 @@ def owner_at(
         upkeep = one.kind == "maintenance"
         if not upkeep and not one.tenant:
             continue
-        rank = (upkeep, one.precedence, one.from_us, one.source, one.id)
-        owner = (
-            ("maintenance", "", "", "") if upkeep else ("tenant", one.tenant, one.project, one.job)
-        )
-        if best is None or rank > best[0]:
-            best = rank, owner
-    return best[1] if best else ("unallocated", "", "", "")
+        holding.append(((upkeep, one.precedence, one.from_us, one.source, one.id), one))
+    if not holding:
+        return ()
+    best = max(holding, key=lambda pair: pair[0])[1]
+    if best.kind == "maintenance" or not best.shared:
+        return (best,)
+    together = [one for _, one in holding if one.shared and one.precedence == best.precedence]
+    return tuple(sorted(together, key=lambda one: (one.source, one.id)))
+
+
+def deal_out(
+    holders: tuple[Allocation, ...], row: Mapping[str, int]
+) -> Iterator[tuple[OwnerKey, dict[str, int]]]:
+    """Each holder's part of what all of them have, by floors over the weights up to each."""
+    weights = [max(1, one.weight) for one in holders]
+    if not holders or not holders[0].shared or holders[0].kind == "maintenance":
+        yield owner_of(holders[0]) if holders else ("unallocated", "", "", ""), dict(row)
+        return
+    whole = max([sum(weights), *(one.parts for one in holders)])
+    owners = [*map(owner_of, holders), ("unallocated", "", "", "")]
+    ends = [*itertools.accumulate(weights), whole]
+    for owner, start, end in zip(owners, [0, *ends[:-1]], ends, strict=True):
+        if start < end:
+            yield owner, {k: v * end // whole - v * start // whole for k, v in row.items()}
 
 
 def _outside(start: int, end: int, hulls: Sequence[tuple[int, int]]) -> bool:
@@ -207,18 +235,21 @@ def _slot_rows(
     cuts |= {bound for hull in (*hulls.values(), *spans.values()) for bound in hull}
     low, high = hours.start * HOUR, hours.stop * HOUR
     times = sorted(cut for cut in cuts if low <= cut <= high)
-    result: dict[tuple[object, ...], dict[str, int]] = {}
+    held: dict[tuple[int, tuple[Allocation, ...]], dict[str, int]] = {}
     for start, end in itertools.pairwise(times):
         if not any(
             e.name == node and slot in e.slots and e.installed(start) for e in inventory.nodes
         ):
             continue
-        owner = owner_at(allocations, node, slot_text[slot], start)
-        row = result.setdefault(
-            (start // HOUR, node, slot, *owner),
-            dict.fromkeys(("active_us", "idle_us", "down_us", "unobserved_us", *ROW_COUNTERS), 0),
-        )
+        holders = holders_at(allocations, node, slot_text[slot], start)
+        row = held.setdefault((start // HOUR, holders), dict.fromkeys(ROW_FIGURES, 0))
         _add_part(row, points, hulls, spans, start, end)
+    result: dict[tuple[object, ...], dict[str, int]] = {}
+    for (hour, holders), row in held.items():
+        for owner, part in deal_out(holders, row):
+            mine = result.setdefault((hour, node, slot, *owner), dict.fromkeys(ROW_FIGURES, 0))
+            for name, amount in part.items():
+                mine[name] += amount
     return result
 
 

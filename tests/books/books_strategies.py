@@ -101,6 +101,29 @@ held = st.builds(
     deleted=st.sampled_from([False, False, True]),
     precedence=st.sampled_from([0, 10, 20]),
 )
+sharing = st.builds(
+    Allocation,
+    source=st.sampled_from(["s", "t"]),
+    id=st.sampled_from(["1", "2", "3"]),
+    tenant=st.sampled_from(["ant", "bee", "ant", ""]),
+    project=st.just("p"),
+    job=st.sampled_from(["", "j"]),
+    subjects=st.sampled_from(
+        [
+            (Subject("n1"),),
+            (Subject("n1", (TEXT[S1],)), Subject("n1")),
+            (Subject("n1", (TEXT[S2],)),),
+        ]
+    ),
+    from_us=times.map(lambda t: BASE + t),
+    to_us=st.none() | times.map(lambda t: BASE + t),
+    kind=st.sampled_from(["job", "job", "job", "maintenance"]),
+    precedence=st.sampled_from([0, 0, 0, 20]),
+    shared=st.sampled_from([True, True, True, False]),
+    weight=st.integers(0, 7) | st.just(2**62),
+    parts=st.sampled_from([0, 0, 7, 10]),
+)
+"""Claims of which most share their slots."""
 sites = st.sampled_from(
     [
         inventory(),

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from collectors.contract.identity import parse_slot
 from collectors.contract.topics import Allocation, Subject
+from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
 from pipeline.books.claims import (
-    MAINTENANCE,
     NOBODY,
     UPKEEP,
-    ClaimIndex,
     Owner,
     Piece,
+    Share,
+    Sharers,
     claims_of,
     ownership,
 )
@@ -33,7 +34,10 @@ def allocation(
     kind: str = "job",
     deleted: bool = False,
     precedence: int = 0,
+    weight: int | None = None,
+    parts: int = 0,
 ) -> Allocation:
+    """With a weight it is shared."""
     return Allocation(
         "test",
         key,
@@ -46,6 +50,9 @@ def allocation(
         kind=kind,
         deleted=deleted,
         precedence=precedence,
+        shared=weight is not None,
+        weight=1 if weight is None else weight,
+        parts=parts,
     )
 
 
@@ -78,7 +85,12 @@ def test_a_schedulers_word_goes_before_what_processes_show_whenever_it_began():
         )
         for claim in claims_of(one)
     ]
-    owners = [(p.from_us, p.to_us, p.owner.tenant) for p in ownership(claims, PLACES[0][1], 0, 120)]
+    pieces = ownership(claims, PLACES[0][1], 0, 120)
+    owners = [
+        (piece.from_us, piece.to_us, piece.owner.tenant)
+        for piece in pieces
+        if isinstance(piece.owner, Owner)
+    ]
     assert owners == [
         (0, 10, ""),
         (10, 60, "ant"),
@@ -98,10 +110,48 @@ def test_an_allocation_that_names_no_tenant_leaves_the_slot_to_the_next():
     assert index.owners_at(20).tolist() == [2, 2, 0, 0]
 
 
+def test_shared_claims_of_the_greatest_ranks_precedence_hold_a_slot_together():
+    said = (
+        allocation("b", "bee", 10, 80, precedence=20, weight=3, parts=7),
+        allocation("a", "ant", 20, 100, Subject("n1", SLOTS[:1]), Subject("n1"), precedence=20, weight=2),
+        allocation("c", "cat", 0, 100, precedence=10, weight=5),
+        allocation("d", "doe", 30, 40, precedence=20),
+        allocation("m", "", 50, 60, kind="maintenance"),
+        allocation("e", "elk", 70, 110, precedence=10, weight=0, parts=3),
+    )  # fmt: skip
+    claims = [claim for one in said for claim in claims_of(one)]
+    pieces = ownership(claims, PLACES[0][1], 0, 120)
+    told = [
+        (
+            piece.from_us,
+            [(one.id, one.weight) for one in piece.owner.shares],
+            piece.owner.parts,
+        )
+        if isinstance(piece.owner, Sharers)
+        else (piece.from_us, piece.owner.kind, piece.owner.job)
+        for piece in pieces
+    ]
+    both = ([("a", 2), ("b", 3)], 7)
+    assert told == [
+        (0, [("c", 5)], 5),
+        (10, [("b", 3)], 7),
+        (20, *both),
+        (30, "tenant", "d"),
+        (40, *both),
+        (50, "maintenance", ""),
+        (60, *both),
+        (80, [("a", 2)], 2),
+        (100, [("e", 1)], 3),
+        (110, "unallocated", ""),
+    ]
+    assert pieces[1].owner == Sharers((Share("test", "b", Owner("tenant", "bee", "p", "b"), 3),), 7)
+
+
 def test_a_claim_holds_its_own_slots_only():
     claims = claims_of(allocation("a", "ant", 0, None, Subject("n1", (SLOTS[1],))))
     assert ownership(claims, parse_slot(SLOTS[0]), 0, 9) == [Piece(0, 9, NOBODY)]
-    assert ownership(claims, parse_slot(SLOTS[1]), 0, 9)[0].owner.tenant == "ant"
+    owner = Owner("tenant", "ant", "p", "a")
+    assert ownership(claims, parse_slot(SLOTS[1]), 0, 9) == [Piece(0, 9, owner)]
 
 
 def test_deleted_and_empty_allocations_claim_nothing():
@@ -147,6 +197,7 @@ allocations = st.builds(
     kind=st.sampled_from(["job", "job", "maintenance"]),
     deleted=st.sampled_from([False, False, False, True]),
     precedence=st.sampled_from([0, 10, 20]),
+    shared=st.booleans(),
 )
 
 
@@ -165,4 +216,8 @@ def test_the_index_agrees_with_the_rule_at_every_time(steps: list[tuple[int, All
             mine = [claim for claim in claims if claim.node == node]
             (piece,) = ownership(mine, slot, time_us, time_us + 1)
             shown = UPKEEP if code == MAINTENANCE else Owner("tenant", index.tenants[code])
-            assert (NOBODY if code == 0 else shown)[:2] == piece.owner[:2]
+            if isinstance(piece.owner, Sharers):
+                # Live figures give all of a shared slot to one of those who share it.
+                assert shown.tenant in {share.owner.tenant for share in piece.owner.shares}
+            else:
+                assert (NOBODY if code == 0 else shown)[:2] == piece.owner[:2]

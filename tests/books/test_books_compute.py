@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from books_reference import HOUR, Sample, parts_of, rows
-from books_strategies import BASE, TEXT, H, held, sample_lists, sites
+from books_strategies import BASE, TEXT, H, held, sample_lists, sharing, sites
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete
@@ -110,7 +110,7 @@ async def _bit_by_bit(
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(sample_lists(), st.lists(held, max_size=3), sites, st.data())
+@given(sample_lists(), st.lists(held | sharing, max_size=4), sites, st.data())
 def test_any_deliveries_and_restarts_give_what_all_at_once_gives(
     books: Path,
     samples: list[Sample],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from books_strategies import (
     inventory,
     node,
     sample_lists,
+    sharing,
     sites,
 )
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ from hypothesis import strategies as st
 from collectors.contract.inventory import Inventory
 from collectors.contract.topics import Allocation, Subject
 from pipeline.books.ledger import compute_hours
-from pipeline.books.rows import STATES, LedgerRows, RowKey
+from pipeline.books.rows import FIGURES, STATES, LedgerRows, RowKey
 from pipeline.books.segments import muldiv
 from pipeline.books.spans import merge_spans, spans_of
 
@@ -166,8 +168,55 @@ def test_long_gaps_go_through_exact_integers():
     assert muldiv(big, cut, by).tolist() == [(2**53 - 1) * (2**40 + 6) // (2**40 + 7), 0, 4]
 
 
+def slices(key: str, weight: int, from_us: int = 0, to_us: int | None = None) -> Allocation:
+    return Allocation(
+        "s", key, f"t{key}", "p", key, (Subject("n1", (TEXT[S1],)),), BASE + from_us,
+        None if to_us is None else BASE + to_us, shared=True, weight=weight, parts=7,
+    )  # fmt: skip
+
+
+def test_those_who_share_a_gpu_have_their_weights_of_all_that_it_did():
+    values = [states(0, 0, 0, 0), states(50, 50, 0, 20), sample(0, gflop=0), sample(50, gflop=100)]
+    result = compute(values, [slices("b", 3), slices("a", 2, 0, 30 * SECOND)])
+    a, b = row(result, "tenant", "ta", "p", "a"), row(result, "tenant", "tb", "p", "b")
+    nobody = row(result)
+    # 60 GFLOP while both were there: 60·2//7, 60·5//7 − 60·2//7; then 40: 40·3//7.
+    assert (a["gflop"], b["gflop"], nobody["gflop"]) == (17, 42 - 17 + 17, 18 + 23)
+    assert a["active_us"] == 12_000_000 * 2 // 7
+    assert sum(a[name] for name in STATES) == 12_000_000 * 2 // 7 + 18_000_000 * 2 // 7
+    assert {one["origin"] for one in (a, b, nobody)} == {3}
+    assert sum(one[name] for one in (a, b, nobody) for name in STATES) == HOUR
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sample_lists(),
+    st.lists(sharing, max_size=6, unique_by=lambda one: (one.source, one.id)),
+    st.randoms(use_true_random=False),
+)
+def test_shares_add_up_to_the_whole_in_any_order_of_claims(
+    samples: list[Sample], allocations: list[Allocation], random: np.random.Generator
+):
+    hours = range(H - 1, H + 3)
+    whole = compute(samples, hours=hours).by_key()
+    shared = compute(samples, allocations, hours=hours)
+    random.shuffle(allocations)  # pyright: ignore[reportArgumentType]
+    assert compute(samples, allocations, hours=hours).by_key() == shared.by_key()
+    sums: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
+    for key, one in shared.by_key().items():
+        assert all(one[name] >= 0 for name in FIGURES)
+        sums[key[0], key[2]].update({name: one[name] for name in FIGURES})
+    expected = {(key[0], key[2]): {n: one[n] for n in FIGURES} for key, one in whole.items()}
+    assert {key: {n: one[n] for n in FIGURES} for key, one in sums.items()} == expected
+
+
 @settings(max_examples=150, deadline=None)
-@given(sample_lists(), st.lists(held, max_size=4), sites, st.randoms(use_true_random=False))
+@given(
+    sample_lists(),
+    st.lists(held, max_size=4) | st.lists(sharing, max_size=6),
+    sites,
+    st.randoms(use_true_random=False),
+)
 def test_rows_equal_the_plain_reference(
     samples: list[Sample],
     allocations: list[Allocation],

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from books_reference import HOUR, Sample, parts_of
-from books_strategies import BASE, TEXT, claims_by_node, held, sample_lists, sites
+from books_strategies import BASE, TEXT, claims_by_node, held, sample_lists, sharing, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def encoded(samples: Sequence[Sample]) -> list[tuple[bytes, int]]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(sample_lists(), st.lists(held, max_size=4), sites)
+@given(sample_lists(), st.lists(held, max_size=4) | st.lists(sharing, max_size=6), sites)
 def test_rows_equal_the_oracles(
     samples: list[Sample], allocations: list[Allocation], site: Inventory
 ):

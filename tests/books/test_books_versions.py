@@ -56,19 +56,28 @@ async def test_the_holder_and_how_far_the_word_goes_are_kept(database: Database)
     told = Allocation(
         "agent:n1:kubernetes", "1", "lab", "", "lab/pod", (Subject("n1"),), 100, None,
         known_us=100, weight=3, precedence=20, account="lab", user="eve", namespace="lab",
+        shared=True, parts=5,
     )  # fmt: skip
     raised = msgspec.structs.replace(told, precedence=10, known_us=200)
     renamed = msgspec.structs.replace(raised, user="ann", known_us=300)
+    alone = msgspec.structs.replace(renamed, shared=False, known_us=400)
+    sliced = msgspec.structs.replace(alone, parts=7, known_us=500)
 
     def work(connection: Connection) -> list[list[versions.Change]]:
         return [
             versions.record(connection, [(one, 0)])
-            for one in (told, told, raised, renamed, renamed)
+            for one in (told, told, raised, renamed, renamed, alone, sliced)
         ]
 
     changes = await database.write(work)
-    assert [bool(one) for one in changes] == [True, False, True, True, False]
-    for known_us, expected in ((150, told), (250, raised), (None, renamed)):
+    assert [bool(one) for one in changes] == [True, False, True, True, False, True, True]
+    for known_us, expected in (
+        (150, told),
+        (250, raised),
+        (350, renamed),
+        (450, alone),
+        (None, sliced),
+    ):
         found = await database.read(
             lambda one, known_us=known_us: queries.allocations_at(one, 200, known_us=known_us)
         )
