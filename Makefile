@@ -29,7 +29,7 @@ help: ## Lists these targets
 run: $(RUN_STAMP) ## Opens a live simulated centre in the browser (SITE=, ARGS=)
 	@$(BIN)/petawatch up --site $(SITE) $(ARGS)
 
-test: lint $(TOOLS_STAMP) ## Checks everything: lint, quick, stack and browser tests
+test: lint $(TOOLS_STAMP) ## Checks everything: lint, quick, long, stack and browser tests
 	@$(WITH_SERVICES) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV_STAMP) ## Style, types and import directions
@@ -38,8 +38,8 @@ lint: $(DEV_STAMP) ## Style, types and import directions
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-quick: $(DEV_STAMP) ## Tests that need nothing but Python
-	$(BIN)/pytest -n $(WORKERS) -m "not stack and not browser and not gpu" $(ARGS)
+quick: $(DEV_STAMP) ## Tests that need nothing but Python, without the longest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not stack and not browser and not gpu and not long" $(ARGS)
 
 stack: $(TOOLS_STAMP) ## Tests on a real Kafka and a real InfluxDB
 	@$(WITH_SERVICES) $(BIN)/pytest -m stack $(ARGS)

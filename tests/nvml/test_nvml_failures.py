@@ -2,14 +2,18 @@
 
 The truth moves with time, so that a value which is repeated shows.  A run
 without faults says what each reading should hold; one with a fault may lack
-values, and may hold no other ones.
+values, and may hold no other ones.  A fault in a call that the run without
+faults does not make changes nothing, and is not run.
+
+The whole table is `long`; the quick one has every code, and in each branch one
+code of every class.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from fake_nvml import (
@@ -51,6 +55,7 @@ LOST = (8, 11, 14, 15, 16, 29)
 GONE = (1, 9, 12, 17, 28)
 MISMATCH = (18,)
 CODES = (*NEVER, *NOW, *LOST, *GONE, *MISMATCH)
+ONE_OF_EACH = (3, 999, 15, 9, 18)
 
 TICK_CALLS = (
     "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption",
@@ -146,15 +151,41 @@ class Node:
     def __init__(self, fake: FakeNvml, driver: str) -> None:
         self.fake, self.driver = fake, driver
         self.library = ctypes.CDLL(str(fake.library))
-        self.branch = BRANCHES[driver]
+        self.gpus = [truth(BRANCHES[driver], bus) for bus in (0x10, 0x20)]
         self.plain = self.run([])
         self.first_slot = min(self.slots)
+        asked = self.calls_by_tick()
+        self.early = [call for call in (*TICK_CALLS, *OPEN_CALLS) if call in asked[0]]
+        """What is called between the opening and the third reading."""
+        self.in_mid_run = [call for call in TICK_CALLS if call in asked[1]]
+        """What is called in ticks 2 to 4."""
+
+    def calls_by_tick(self) -> tuple[set[str], set[str]]:
+        """What a run without faults calls early on, and in ticks 2 to 4."""
+        self.start([])
+        counts = [self.count_calls()]
+        self.backend.open()
+        try:
+            for _ in range(5):
+                counts.append(self.count_calls())
+                for device in self.backend.devices():
+                    device.facts()
+                    device.read()
+                self.step()
+            counts.append(self.count_calls())
+        finally:
+            self.backend.close()
+        return more(counts[0], counts[4]), more(counts[3], counts[6])
+
+    def count_calls(self) -> dict[str, int]:
+        """Of each call, how often it was made."""
+        calls = (*TICK_CALLS, *OPEN_CALLS)
+        return {call: self.library.fakeCalls(call.encode()) for call in calls}
 
     def start(self, fault: Sequence[tuple[float, str]]) -> None:
-        gpus = [truth(self.branch, bus) for bus in (0x10, 0x20)]
-        gpus[1].timeline += fault
+        sick = replace(self.gpus[1], timeline=[*self.gpus[1].timeline, *fault])
         _ = self.fake.clock
-        self.fake.write(gpus, driver=self.driver)
+        self.fake.write([self.gpus[0], sick], driver=self.driver)
         self.fake.clock.set_us(0)
         self.clock = ManualClock()
         self.backend = NvmlBackend(self.clock, interval_s=STEP_S)
@@ -185,6 +216,11 @@ class Node:
         finally:
             self.backend.close()
         return ticks
+
+
+def more(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """What was called between two counts."""
+    return {call for call, count in after.items() if count > before[call]}
 
 
 def read(call: Callable[[], Sequence[Sample]]) -> Tick:
@@ -276,13 +312,18 @@ def node(fake_nvml: FakeNvml, request: pytest.FixtureRequest) -> Node:
     return Node(fake_nvml, request.param)
 
 
-def by_branch(test: Callable[..., None]) -> Callable[..., None]:
-    """For each branch, with the functions that its library has."""
+def by_branch_and_code(test: Callable[..., None]) -> Callable[..., None]:
+    """For each branch, with the functions that its library has, and each code."""
     cases = [
-        pytest.param(missing_in(branch[0]), driver, id=driver)
-        for driver, branch in BRANCHES.items()
-    ]
-    return pytest.mark.parametrize(("fake_nvml", "node"), cases, indirect=True)(test)
+        pytest.param(
+            missing_in(branch[0]), driver, code, id=f"{driver}-{code}",
+            marks=() if code in ONE_OF_EACH or at % len(BRANCHES) == row else pytest.mark.long,
+        )
+        for row, (driver, branch) in enumerate(BRANCHES.items())
+        for at, code in enumerate(CODES)
+    ]  # fmt: skip
+    names = ("fake_nvml", "node", "code")
+    return pytest.mark.parametrize(names, cases, indirect=names[:2])(test)
 
 
 def test_the_truth_is_read_whole(fake_nvml: FakeNvml) -> None:
@@ -299,11 +340,10 @@ def test_the_truth_is_read_whole(fake_nvml: FakeNvml) -> None:
     }  # fmt: skip
 
 
-@by_branch
-@pytest.mark.parametrize("code", CODES)
+@by_branch_and_code
 def test_a_call_that_fails_in_mid_run(node: Node, code: int) -> None:
     wrong: list[str] = []
-    for call in TICK_CALLS:
+    for call in node.in_mid_run:
         at = [(BEGINS_S, f"fail {call} {code}"), (ENDS_S, f"fail {call} 0")]
         other, ticks = node.run(at, call)
         wrong += [f"{call}, the other GPU: {text}" for text in wrong_values(other, node.plain[0])]
@@ -314,11 +354,10 @@ def test_a_call_that_fails_in_mid_run(node: Node, code: int) -> None:
     assert wrong == []
 
 
-@by_branch
-@pytest.mark.parametrize("code", CODES)
+@by_branch_and_code
 def test_a_field_that_fails_in_mid_run(node: Node, code: int) -> None:
     wrong: list[str] = []
-    known = truth(node.branch, 0x20).fields
+    known = node.gpus[1].fields
     for number in FIELDS:
         if int(number) not in known:
             continue
@@ -330,13 +369,12 @@ def test_a_field_that_fails_in_mid_run(node: Node, code: int) -> None:
     assert wrong == []
 
 
-@by_branch
-@pytest.mark.parametrize("code", CODES)
+@by_branch_and_code
 def test_a_call_that_fails_from_the_start(node: Node, code: int) -> None:
     """The GPU is not there, or has fewer values; once the fault is over and the library is
     opened anew, it has all of them."""
     wrong: list[str] = []
-    for call in (*TICK_CALLS, *OPEN_CALLS):
+    for call in node.early:
         at = [(-1e6, f"fail {call} {code}"), (ENDS_S, f"fail {call} 0")]
         node.start(at)
         try:
