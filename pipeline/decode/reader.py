@@ -35,6 +35,8 @@ from pipeline.decode.slots import SlotTable
 _MOST_LAYOUTS = 512
 _MOST_IDENTITIES = 1_000_000
 _BAD_PLACE = -1
+_AFTER = (b"", bytes((LABELS_TAG,)))
+"""What may come after a layout's bytes: nothing, or labels."""
 
 
 class Reader:
@@ -55,8 +57,13 @@ class Reader:
         out = Output()
         fast: dict[int, Joined] = {}
         unknown = self._sort(values, fast)
-        for index in self._sort_labelled(unknown, values, fast, out):
-            self._meet(index, values[index], fast, out)
+        rest = self._sort_labelled(unknown, values, fast, out)
+        while rest:
+            layout = self._meet(rest[0], values[rest[0]], fast, out)
+            del rest[0]
+            if layout is not None:
+                # Where one of a kind is new, many are: only the first is scanned.
+                rest = self._fit(layout, rest, values, fast, out)
         for batch in fast.values():
             self._cut(batch, values, out)
         by_count: dict[int, list[tuple[int, NodeRecord]]] = defaultdict(list)
@@ -107,24 +114,35 @@ class Reader:
         """
         for layouts in self._layouts.values():
             for layout in layouts:
-                size = layout.length
-                longer = [
-                    i for i in indices if len(values[i]) > size and values[i][size] == LABELS_TAG
-                ]
-                if not longer:
-                    continue
-                joined = b"".join([values[i][:size] for i in longer])
-                fits = layout.fits(np.frombuffer(joined, np.uint8).reshape(-1, size))
-                taken: set[int] = set()
-                for at in np.flatnonzero(fits).tolist():
-                    index = longer[at]
-                    labels = self._labels(values[index][size:])
-                    if labels is not None:
-                        taken.add(index)
-                        out.labels.append((index, labels))
-                        fast.setdefault(id(layout), Joined(layout)).add(index, values[index][:size])
-                indices = [i for i in indices if i not in taken]
+                indices = self._fit(layout, indices, values, fast, out)
         return indices
+
+    def _fit(
+        self,
+        layout: Layout,
+        indices: list[int],
+        values: Sequence[bytes],
+        fast: dict[int, Joined],
+        out: Output,
+    ) -> list[int]:
+        """Puts records to a layout that they are, labels behind it or none; returns the others."""
+        size = layout.length
+        alike = [
+            i for i in indices if values[i][size : size + 1] in _AFTER and len(values[i]) >= size
+        ]
+        joined = b"".join([values[i][:size] for i in alike])
+        fits = layout.fits(np.frombuffer(joined, np.uint8).reshape(-1, size))
+        taken: set[int] = set()
+        for at in np.flatnonzero(fits).tolist():
+            index = alike[at]
+            if len(values[index]) > size:
+                labels = self._labels(values[index][size:])
+                if labels is None:
+                    continue
+                out.labels.append((index, labels))
+            taken.add(index)
+            fast.setdefault(id(layout), Joined(layout)).add(index, values[index][:size])
+        return [i for i in indices if i not in taken]
 
     def _labels(self, tail: bytes) -> Labels | None:
         """The labels at a record's end; None where there is anything else.
@@ -138,12 +156,15 @@ class Reader:
             return None
         return Labels(message) if only_labels(tail) else None
 
-    def _meet(self, index: int, data: bytes, fast: dict[int, Joined], out: Output) -> None:
-        """A record of no known layout: learns it, or leaves it to the parser."""
+    def _meet(self, index: int, data: bytes, fast: dict[int, Joined], out: Output) -> Layout | None:
+        """A record of no known layout: learns it, or leaves it to the parser; returns what is new."""
+        new: Layout | None = None
         try:
             fields = scan(data)
             length = split_labels(fields, data)
-            layout = self._known(data, length) or self._learn(learn(fields, data, length), data)
+            layout = self._known(data, length)
+            if layout is None:
+                layout = new = self._learn(learn(fields, data, length), data)
             if length < len(data):
                 labels = self._labels(data[length:])
                 if labels is None:
@@ -151,8 +172,9 @@ class Reader:
                 out.labels.append((index, labels))
         except (UnusualError, BrokenRecordError):
             out.slow.append(index)
-            return
+            return new
         fast.setdefault(id(layout), Joined(layout)).add(index, data[:length])
+        return new
 
     def _known(self, data: bytes, length: int) -> Layout | None:
         row = np.frombuffer(data, np.uint8, count=length).reshape(1, length)

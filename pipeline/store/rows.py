@@ -57,7 +57,7 @@ class Rows:
     """State columns: [C, capacity] of counters, [Q, capacity] of gauges.
 
     `newest_us` is the latest time seen of a row; `counted` and `gauged` say
-    what it had a value for when it was last merged.
+    what it has a value for.
     """
 
     first_us: I64
@@ -124,24 +124,34 @@ class Rows:
                 strip: Where = slice(at.start + start, at.start + stop)
             else:
                 strip = at[start:stop]
-            part = points.part(slice(start, stop))
-            counted, gauged = part.last != COUNTER_ABSENT, ~np.isnan(part.final)
-            if self._goes_on(strip, part, counted, gauged):
-                self._advance(strip, part, counted, gauged)
-            else:
-                self._merge(strip, part)
+            self._merge_strip(strip, points.part(slice(start, stop)))
 
-    def _goes_on(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> bool:
-        """Whether all is later than what the rows hold, and has values for the same metrics.
+    def _merge_strip(self, at: Where, points: Points) -> None:
+        counted, gauged = points.last != COUNTER_ABSENT, ~np.isnan(points.final)
+        odd = self._odd(at, points, counted, gauged)
+        number = int(np.count_nonzero(odd))
+        if number * 2 > len(odd):
+            self._merge(at, points)
+            return
+        if number:
+            # What is read seldom is news to some rows in every tick: they alone go the long way.
+            rows = np.flatnonzero(odd) + at.start if isinstance(at, slice) else at[odd]
+            self._merge(rows, points.rows(odd))
+            counted &= ~odd
+            gauged &= ~odd
+        self._advance(at, points, counted, gauged)
 
-        Then firsts stay, and lasts are simply the new values.
+    def _odd(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> Bools:
+        """Rows that do not simply go on: bool[m].
+
+        Where all is later than what a row holds, and it had a value before of
+        each metric that has one now, firsts stay and lasts are the new values.
         """
-        return bool(
-            (points.first_us > self.newest_us[at]).all()
-            and np.array_equal(counted, self.counted[:, at])
-            and np.array_equal(gauged, self.gauged[:, at])
-            and np.array_equal(points.energy_epoch, self.energy_epoch[at])
-        )
+        odd = points.first_us <= self.newest_us[at]
+        odd |= points.energy_epoch != self.energy_epoch[at]
+        odd |= (counted & ~self.counted[:, at]).any(axis=0)
+        odd |= (gauged & ~self.gauged[:, at]).any(axis=0)
+        return odd
 
     def _advance(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> None:
         _put(self.last_us, at, self.last_us[:, at], counted, points.last_us)
@@ -149,7 +159,7 @@ class Rows:
         self._widen(at, points)
         _put(self.final, at, self.final[:, at], gauged, points.final)
         _put(self.final_us, at, self.final_us[:, at], gauged, points.last_us)
-        self.newest_us[at] = points.last_us
+        self.newest_us[at] = np.maximum(self.newest_us[at], points.last_us)
 
     def _widen(self, at: Where, points: Points) -> None:
         """Gauges' minima and maxima."""
@@ -167,8 +177,6 @@ class Rows:
         self._merge_gauges(at, points)
         self.energy_epoch[at] = np.maximum(self.energy_epoch[at], points.energy_epoch)
         self.newest_us[at] = np.maximum(self.newest_us[at], points.last_us)
-        # What the rows have a value for in all; the next record goes on where
-        # it has the same, so that no first can be missing.
         self.counted[:, at] = self.first_us[:, at] != NEVER_FIRST
         self.gauged[:, at] = self.final_us[:, at] != NEVER_LAST
 
