@@ -73,7 +73,9 @@ def latest_of(parts: MinuteParts) -> Latest:
     """The last value of each metric by (time, value).
 
     A value counts while it is at most 60 s older than the GPU's newest: a
-    metric that can no longer be read becomes absent, not constant.
+    metric that can no longer be read becomes absent, not constant.  A GPU whose
+    newest record has counters and no gauge could not be read then: it goes on
+    counting the time that it is down, and none of its gauges is of now.
     """
     nothing = np.zeros(len(parts), np.uint64)
     merged = merge_parts(
@@ -87,8 +89,10 @@ def latest_of(parts: MinuteParts) -> Latest:
     times = [span.last_us for span in (*merged.gauges.values(), *merged.counters.values())]
     newest = np.max(times, axis=0) if times else np.zeros(len(merged), np.int64)
     oldest = newest - _TOGETHER_US
+    shown = [span.last_us for span in merged.gauges.values()]
+    is_read = np.max(shown, axis=0) >= newest if shown else np.zeros(len(merged), np.bool_)
     gauges = {
-        name: np.where(span.last_us >= oldest, span.last, np.float32(np.nan))
+        name: np.where(is_read & (span.last_us >= oldest), span.last, np.float32(np.nan))
         for name, span in merged.gauges.items()
     }
     counters = {

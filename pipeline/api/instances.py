@@ -40,12 +40,22 @@ def instance_rows(
 ) -> list[dict[str, Any]]:
     """A row for each instance that is reported or that the agent has told of, in order of slot."""
     profiles = {parse_slot(one.slot): one for one in facts if one.parent}
-    reported = {int(slot) for slot in latest.slot.tolist() if is_instance(int(slot))}
+    slots = [int(slot) for slot in latest.slot.tolist() if is_instance(int(slot))]
+    reported = {slot for slot in slots if _there(node, slot, latest) is not None}
     labels = {seat.slot: seat for seat in seats}
     return [
         _row(node, slot, latest, labels.get(slot), profiles.get(slot), now_us)
         for slot in sorted(reported | set(profiles))
     ]
+
+
+def _there(node: str, slot: int, latest: Latest) -> int | None:
+    """The instance's row in `latest`; None for one that its GPU's newest record does not have any
+    more: each record has all instances there are, also of a GPU that is down."""
+    at, above = latest.newest(node, slot), latest.newest(node, parent_of(slot))
+    if at is None or (above is not None and latest.time_us[at] < latest.time_us[above]):
+        return None
+    return at
 
 
 def _row(
@@ -56,7 +66,7 @@ def _row(
     told: GpuFacts | None,
     now_us: int,
 ) -> dict[str, Any]:
-    at, above = latest.newest(node, slot), latest.newest(node, parent_of(slot))
+    at, above = _there(node, slot, latest), latest.newest(node, parent_of(slot))
     own: Mapping[str, float | int] = {} if at is None else latest.row(at)
     whole: Mapping[str, float | int] = {} if above is None else latest.row(above)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -200,6 +201,31 @@ async def test_instances_stand_apart_from_what_they_share(centre: Centre) -> Non
     assert [gpu["slot"] for gpu in body["gpus"]] == [slot_text(slot) for slot in SLOTS]
     assert silent["agent"] is None
     assert silent["instances"] == []
+
+
+async def test_an_instance_that_is_gone_is_shown_no_longer(centre: Centre) -> None:
+    now_us = centre.clock.wall_us()
+    parts = instance_minutes(now_us // MINUTE_US)
+    before = np.array([0, 1], np.int64)
+    object.__setattr__(parts, "minute", parts.minute - before)
+    before_us = before * MINUTE_US
+    counters = {
+        name: replace(span, first_us=span.first_us - before_us, last_us=span.last_us - before_us)
+        for name, span in parts.counters.items()
+    }
+    object.__setattr__(parts, "counters", counters)
+    await store(centre, parts)
+    async with client_of(centre.app()) as client:
+        await centre.publish_frame(now_us)
+        await until(lambda: bool(centre.board.value("live_frames")))
+        body = (await client.get(f"/api/v1/nodes/{NAMES[0]}")).json()
+        assert body["gpus"][0]["values"]["power_w"] == 315.0
+        assert body["instances"] == []
+        await send(centre, facts())
+        await held(centre, 1)
+        body = (await client.get(f"/api/v1/nodes/{NAMES[0]}")).json()
+    [told] = body["instances"]
+    assert (told["profile"], told["values"], told["age_s"]) == ("1g.10gb", {}, None)
 
 
 async def test_metrics_count_events_and_name_agents(centre: Centre) -> None:

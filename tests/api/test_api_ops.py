@@ -125,6 +125,18 @@ def test_a_metric_that_is_no_longer_read_becomes_absent() -> None:
     assert (latest.counters["gflop"] == 10**12 + 2 * 60 * 30_000 + 59 * 30_000).all()
 
 
+def test_a_gpu_that_cannot_be_read_shows_no_gauge_of_before() -> None:
+    parts = minute_parts(29_000_000, 2)
+    span = parts.gauges["power_w"]
+    sick = (parts.slot == SLOTS[0]) & (parts.minute == 29_000_001)
+    last_us = np.where(sick, span.last_us - 2_000_000, span.last_us)
+    lost = {**parts.gauges, "power_w": GaugeSpan(span.minimum, span.maximum, span.last, last_us)}
+    object.__setattr__(parts, "gauges", lost)
+    latest = latest_of(parts)
+    assert np.isnan(latest.gauges["power_w"]).tolist() == [True, False]
+    assert (latest.counters["energy_mj"] > 2**52).all(), "a counter stands where it stood"
+
+
 def test_labels_are_escaped() -> None:
     assert prometheus.labels_text({"a": 'x"\\\n'}) == '{a="x\\"\\\\\\n"}'
 
