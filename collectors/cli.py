@@ -23,6 +23,7 @@ GROUP = "petawatch.commands"
 HELP = {
     "agent": "Reads this node's GPUs and sends what they say.",
     "doctor": "Says what is here, what is not, and what to do about it.",
+    "past": "Fills a simulated site's books with a past, marked as simulated.",
     "pipeline": "Runs the roles behind the bus: store, watch, books.",
     "replay": "Sends recorded telemetry as if it came from live nodes.",
     "selftest": "Sends a simulation through this installation and compares every total.",
