@@ -135,7 +135,12 @@ async def test_the_spool_leaves_at_the_set_rate_and_says_how_far_it_is(
         line.producer.away = False
         line.clock.move(60)
         began_us = line.clock.monotonic
-        await line.until(lambda: line.outbox.counts.unspooled >= 120, step_s=0.02)
+        counts = line.outbox.counts
+        # What has been sent is counted first, and leaves the disk a moment later.
+        await line.until(
+            lambda: counts.unspooled >= 120 and line.spool.left == 240 - counts.unspooled,
+            step_s=0.02,
+        )
         took_s = (line.clock.monotonic - began_us) / 1e6
         assert took_s >= 11
         progress = line.outbox.progress()
