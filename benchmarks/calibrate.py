@@ -157,7 +157,7 @@ def jobs(days: int = 7) -> dict[str, float]:
     run_s: list[float] = []
     ends: list[str] = []
     for change in workload.changes(START_US + days * 86_400_000_000):
-        if not change.started and change.job.tenant and change.job.start_us > START_US:
+        if not change.started and change.job.label and change.job.start_us > START_US:
             sizes.append(change.job.gpus)
             run_s.append((change.time_us - change.job.start_us) / 1e6)
             ends.append(change.outcome)

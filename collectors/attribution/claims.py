@@ -125,6 +125,14 @@ class Claims:
             return
         for holder in holders:
             self._begin(slot, seen.kind if seen else PROCESS, holder)
+        self._share(slot)
+
+    def _share(self, slot: int) -> None:
+        """Who was once seen beside another shares; alone, a claim that may share has all of it."""
+        there = [claim for claim in self._open[slot] if claim.misses == 0]
+        for claim in there if len(there) > 1 else ():
+            if not claim.allocation.shared:
+                self._tell(claim, shared=True)
 
     def _begin(self, slot: int, kind: str, holder: Holder) -> None:
         from_us = min(self._now_us, self._now_us if holder.start_us is None else holder.start_us)

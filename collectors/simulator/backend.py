@@ -100,7 +100,7 @@ class _Node:
     def occupant(self, index: int) -> str:
         """The job that holds a GPU."""
         job = self._workload.running.get(int(self._load.owner[index]))
-        return job.id if job is not None and job.tenant else ""
+        return "" if job is None else job.label
 
 
 class SimulatorDevice:

@@ -34,14 +34,20 @@ class JobClass:
     large: bool = False
     daily: float = 0.0
     kind: str = "job"
+    members: tuple[int, ...] = ()
+    """How many small tenants share the GPU, each as likely; empty: one tenant has it alone."""
+    parts: int = 0
+    """Of how many slices a GPU is, of which some may be free; 0: all of it is held."""
 
 
 CLASSES = (
-    JobClass("pretrain", 0.48, (16, 32, 64, 128, 256), (0.3, 0.3, 0.2, 0.15, 0.05), 72_000, 1.2, (0.12, 0.08, 0.80), large=True),
-    JobClass("finetune", 0.20, (4, 8, 16), (0.2, 0.6, 0.2), 7_200, 1.3, (0.45, 0.20, 0.35)),
+    JobClass("pretrain", 0.46, (16, 32, 64, 128, 256), (0.3, 0.3, 0.2, 0.15, 0.05), 72_000, 1.2, (0.12, 0.08, 0.80), large=True),
+    JobClass("finetune", 0.19, (4, 8, 16), (0.2, 0.6, 0.2), 7_200, 1.3, (0.45, 0.20, 0.35)),
     JobClass("hpc", 0.06, (1, 8, 16, 32), (0.4, 0.35, 0.15, 0.1), 14_400, 1.2, (0.75, 0.15, 0.10)),
-    JobClass("serving", 0.13, (1, 2, 4, 8), (0.4, 0.2, 0.2, 0.2), 200_000, 1.0, (0.2, 0.1, 0.7)),
+    JobClass("serving", 0.12, (1, 2, 4, 8), (0.4, 0.2, 0.2, 0.2), 200_000, 1.0, (0.2, 0.1, 0.7)),
     JobClass("notebook", 0.03, (1,), (1.0,), 7_200, 1.2, (0.5, 0.3, 0.2), daily=0.6),
+    JobClass("shared", 0.02, (1,), (1.0,), 14_400, 1.0, (0.5, 0.3, 0.2), daily=0.4, members=(2, 3, 4)),
+    JobClass("mig", 0.02, (1,), (1.0,), 28_800, 1.0, (0.5, 0.2, 0.3), members=(2, 3, 4), parts=7),
     JobClass("parked", 0.04, (1, 2, 8), (0.5, 0.3, 0.2), 18_000, 1.1, (0.1, 0.1, 0.8)),
     JobClass("hung", 0.01, (8, 16), (0.6, 0.4), 14_400, 0.8, (0.0, 0.2, 0.8)),
     JobClass("debug", 0.05, (1, 2, 4, 8, 16, 32, 64), (0.58, 0.05, 0.06, 0.20, 0.06, 0.03, 0.02), 88, 1.6, (0.50, 0.45, 0.05), daily=0.4),

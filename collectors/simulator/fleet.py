@@ -15,6 +15,7 @@ from collectors.contract.record import SlotLabels
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from collectors.contract.wire import encode_labels
 from collectors.simulator.calendar_time import SiteCalendar
+from collectors.simulator.claims import claims_of
 from collectors.simulator.effects import Effects, Happening
 from collectors.simulator.hardware import I64, Bool, Hardware, make_hardware
 from collectors.simulator.identities import make_identities
@@ -159,7 +160,7 @@ class Fleet:
         )
         changes, self._pending = self._pending, []
         self.moment = self._moment(due_us, truth, changes)
-        allocations = [self.workload.allocation(change) for change in changes]
+        allocations = [one for change in changes for one in claims_of(change, self.entries)]
         tick = self._records(time_us, allocations, events, self._facility(due_us))
         self._tick += 1
         return tick
@@ -278,7 +279,7 @@ class Fleet:
 
     def _occupant(self, owner: int) -> str:
         job: Job | None = self.workload.running.get(owner)
-        return job.id if job is not None and job.tenant else ""
+        return "" if job is None else job.label
 
 
 def _gpus(nodes: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from collectors.simulator.faultlog import FaultLog
 from collectors.simulator.fleet import Fleet, Tick
-from collectors.simulator.hardware import F64
-from collectors.simulator.jobs import Job
+from collectors.simulator.hardware import F64, I64
+from collectors.simulator.jobs import NOBODY, Job
 from collectors.simulator.ledger import HOUR_US
 from collectors.simulator.load import gpu_indices
 from collectors.simulator.sites import GPUS_PER_NODE
@@ -17,21 +17,31 @@ from collectors.simulator.state import Truth
 from collectors.simulator.truth import FORMAT, PhysicalHeader, PhysicalRow, PhysicalTruth
 
 _Owner = tuple[str, str, str]
-_NOBODY: _Owner = ("unallocated", "", "")
-_UPKEEP: _Owner = ("maintenance", "", "")
+_Holders = tuple[tuple[_Owner, int], ...]
+"""Owners with the parts that each has."""
+_NOBODY: _Owner = NOBODY[:3]
+_ALONE: _Holders = ((_NOBODY, 1),)
+_SUMS = 5
 
 
-def _owner(job: Job) -> _Owner:
-    return ("tenant", job.tenant, job.project) if job.tenant else _UPKEEP
+def _summed(truth: Truth) -> tuple[F64 | I64, ...]:
+    return truth.gflop, truth.energy_mj, truth.active_us, truth.down_us, truth.throttled_us
+
+
+def _holders(job: Job) -> _Holders:
+    return tuple((owner[:3], parts) for owner, parts in job.shares)
 
 
 class PhysicalMeter:
-    """Sums what a fleet really did, per hour and owner; call `note` after each `Fleet.step`."""
+    """Sums what a fleet really did, per hour and owner; call `note` after each `Fleet.step`.
+
+    What several share is theirs by their parts, as their claims say.
+    """
 
     def __init__(self, fleet: Fleet, seed: int) -> None:
         self._fleet = fleet
         self._seed = seed
-        self._codes: dict[_Owner, int] = {_NOBODY: 0}
+        self._codes: dict[_Holders, int] = {_ALONE: 0}
         self._code = np.zeros(len(fleet.entries) * GPUS_PER_NODE, np.int64)
         self._sums: dict[int, F64] = {}
         self._held_us: Counter[tuple[int, _Owner]] = Counter()
@@ -47,15 +57,14 @@ class PhysicalMeter:
         for change in moment.changes:
             gpus = gpu_indices(change.job)
             if change.started:
-                self._code[gpus] = self._codes.setdefault(_owner(change.job), len(self._codes))
+                self._code[gpus] = self._codes.setdefault(_holders(change.job), len(self._codes))
                 self._since[change.job.number] = (change.job, change.time_us)
             else:
                 self._code[gpus] = 0
                 self._release(change.job.number, change.time_us)
         count = len(self._codes)
-        sums = np.array(
-            [np.bincount(self._code, column, count) for column in moment.truth], np.float64
-        )
+        done = _summed(moment.truth)
+        sums = np.array([np.bincount(self._code, column, count) for column in done], np.float64)
         hour = moment.time_us // HOUR_US
         before = self._sums.get(hour, np.zeros((len(sums), 0)))
         sums[:, : before.shape[1]] += before
@@ -65,13 +74,18 @@ class PhysicalMeter:
 
     def _release(self, number: int, until_us: int) -> None:
         job, since_us = self._since.pop(number)
-        self._hold(_owner(job), job.gpus, since_us, until_us)
+        self._hold(_holders(job), job.gpus, since_us, until_us)
 
-    def _hold(self, owner: _Owner, gpus: int, since_us: int, until_us: int) -> None:
+    def _hold(self, holders: _Holders, gpus: int, since_us: int, until_us: int) -> None:
+        whole = sum(parts for _, parts in holders)
         while since_us < until_us:
             hour = since_us // HOUR_US
             end_us = min(until_us, (hour + 1) * HOUR_US)
-            self._held_us[hour, owner] += gpus * (end_us - since_us)
+            held_us, low = gpus * (end_us - since_us), 0
+            for owner, parts in holders:
+                until = held_us * (low + parts) // whole
+                self._held_us[hour, owner] += until - held_us * low // whole
+                low += parts
             since_us = end_us
 
     def finish(self) -> PhysicalTruth:
@@ -84,7 +98,7 @@ class PhysicalMeter:
         for entry in fleet.entries:
             from_us = max(fleet.start_us, entry.from_us)
             to_us = end_us if entry.to_us is None else min(end_us, entry.to_us)
-            self._hold(_NOBODY, len(entry.slots), from_us, to_us)
+            self._hold(_ALONE, len(entry.slots), from_us, to_us)
         for (hour, _), gpu_us in held.items():
             self._held_us[hour, _NOBODY] -= gpu_us
         header = PhysicalHeader(
@@ -94,14 +108,11 @@ class PhysicalMeter:
 
     def _rows(self) -> list[PhysicalRow]:
         rows: list[PhysicalRow] = []
-        figures = len(Truth._fields)
         hours = {hour for hour, _ in self._held_us} | set(self._sums)
         for hour in sorted(hours):
-            sums = self._sums.get(hour, np.zeros((figures, 0)))
-            for owner, code in self._codes.items():
+            for owner, done in self._by_owner(hour).items():
                 gpu_us = self._held_us.get((hour, owner), 0)
-                inside = code < sums.shape[1]
-                gflop, energy_mj, *times = sums[:, code].tolist() if inside else [0.0] * figures
+                gflop, energy_mj, *times = done.tolist()
                 if gpu_us or gflop or energy_mj:
                     active_us, down_us, throttled_us = (round(each) for each in times)
                     rows.append(
@@ -110,3 +121,15 @@ class PhysicalMeter:
                         )
                     )
         return rows
+
+    def _by_owner(self, hour: int) -> dict[_Owner, F64]:
+        """What each owner's part of the GPUs did in an hour."""
+        sums = self._sums.get(hour, np.zeros((_SUMS, 0)))
+        done: dict[_Owner, F64] = {}
+        for holders, code in self._codes.items():
+            whole = sum(parts for _, parts in holders)
+            for owner, parts in holders:
+                mine = done.setdefault(owner, np.zeros(_SUMS))
+                if code < sums.shape[1]:
+                    mine += sums[:, code] * (parts / whole)
+        return done

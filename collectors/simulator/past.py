@@ -17,17 +17,14 @@ from numpy.typing import NDArray
 from collectors.contract.inventory import Inventory
 from collectors.simulator.electric import Board, board_of, electric
 from collectors.simulator.hardware import F64, I64, Bool, Hardware, make_hardware
-from collectors.simulator.jobs import Change
+from collectors.simulator.jobs import NOBODY, UPKEEP, Change, Owner, Shares
 from collectors.simulator.load import Load, gpu_indices
 from collectors.simulator.meters import ACTIVE_UTILIZATION, ESTIMATE_K
+from collectors.simulator.sharing import deal_out
 from collectors.simulator.sites import GPUS_PER_NODE, entries_from, make_site
 from collectors.simulator.workload import Workload
 
 HOUR_US = 3_600_000_000
-Owner = tuple[str, str, str, str]
-"""Owner kind, tenant, project, job."""
-NOBODY: Owner = ("unallocated", "", "", "")
-UPKEEP: Owner = ("maintenance", "", "", "")
 
 
 class PastHour(NamedTuple):
@@ -111,7 +108,7 @@ class Past:
         self._from_us = np.repeat([e.from_us for e in self._entries], GPUS_PER_NODE)
         self._to_us = np.repeat([e.to_us or 1 << 62 for e in self._entries], GPUS_PER_NODE)
         self._owner = np.zeros(g, np.int64)
-        self._owners: list[Owner] = [NOBODY, UPKEEP]
+        self._shares: list[Shares] = [((NOBODY, 1),), ((UPKEEP, 1),)]
         self._slots = np.array([slot for e in self._entries for slot in e.slots], np.uint64)
         self._names = [entry.name for entry in self._entries]
 
@@ -137,11 +134,10 @@ class Past:
             self._rates.rest(gpus)
 
     def _code(self, change: Change) -> int:
-        job = change.job
-        if not job.tenant:
+        if change.job.klass.kind == "maintenance":
             return 1
-        self._owners.append(("tenant", job.tenant, job.project, job.id))
-        return len(self._owners) - 1
+        self._shares.append(change.job.shares)
+        return len(self._shares) - 1
 
     def _cut(self, gpus: NDArray[np.int64], time_us: int, pieces: _Pieces) -> None:
         """Ends the segments of some GPUs at a time."""
@@ -176,10 +172,11 @@ class Past:
         held_us = np.add.reduceat(length_us[order], starts)
         sums = [np.add.reduceat(column[order], starts) for column in columns]
         gpu, owner = gpu[starts], owner[starts]
+        rows = deal_out(gpu, owner, self._shares, self._figures(gpu, held_us, sums))
+        node = (rows.gpu // GPUS_PER_NODE).astype(np.int32)
         return PastHour(
-            hour, self._names, tuple(self._owners),
-            (gpu // GPUS_PER_NODE).astype(np.int32), self._slots[gpu], owner.astype(np.int32),
-            self._figures(gpu, held_us, sums),
+            hour, self._names, rows.owners, node, self._slots[rows.gpu],
+            rows.owner.astype(np.int32), rows.figures,
         )  # fmt: skip
 
     def _figures(self, gpu: I64, held_us: I64, sums: list[F64]) -> dict[str, I64]:
@@ -210,9 +207,9 @@ class Past:
         }
 
     def _forget(self) -> None:
-        """Keeps the list of owners as long as what is still held."""
+        """Keeps the list of shares as long as what is still held."""
         held, place = np.unique(np.concatenate(([0, 1], self._owner)), return_inverse=True)
-        self._owners = [self._owners[code] for code in held.tolist()]
+        self._shares = [self._shares[code] for code in held.tolist()]
         self._owner = place[2:].astype(np.int64)
 
 

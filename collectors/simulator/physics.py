@@ -92,7 +92,9 @@ class Physics:
         dt_s = dt_us / 1e6
         bearable_w = self.heat.most_w(self._hw.limit_c - _HELD_MARGIN_C, dt_s, self.effects)
         clock, capped, power_w = self._electric(activity, bearable_w)
-        held = capped & (bearable_w < self._hw.limit_w * self.effects.limit)
+        # Without faults there are no columns of effects to multiply with.
+        limit_w = self._hw.limit_w * (self.effects.limit if self.effects.any else 1.0)
+        held = capped & (bearable_w < limit_w)
         self.heat.step(power_w, dt_s, self.effects)
         core_c = self.heat.core_c()
         margin_c = self._hw.limit_c - core_c

@@ -14,17 +14,15 @@ import math
 
 import numpy as np
 
-from collectors.contract.identity import slot_text
 from collectors.contract.inventory import Inventory
-from collectors.contract.topics import Allocation, Subject
 from collectors.simulator.calendar_time import SiteCalendar
 from collectors.simulator.classes import CLASSES, MAINTENANCE, OUTCOMES, TRAINING, JobClass
 from collectors.simulator.jobs import Change, Job
 from collectors.simulator.pool import FULL, Pool
+from collectors.simulator.sharing import draw_members
 from collectors.simulator.sites import GPUS_PER_NODE, entries_from
 from collectors.simulator.tenants import Tenant, make_tenants
 
-SOURCE = "sim"
 _REPAIRED, _SERVICED = 1 / 200, 1 / 25
 """Share of the nodes that somebody works on, always and in the weekly service window."""
 _BACKFILL = 0.1
@@ -136,29 +134,6 @@ class Workload:
             if any(at == node and mask >> bit & 1 for at, mask in job.holds):
                 self._end(time_us, job, "failed")
 
-    def allocation(self, change: Change) -> Allocation:
-        """What a scheduler's watcher publishes of a change."""
-        job = change.job
-        return Allocation(
-            source=SOURCE,
-            id=job.id,
-            tenant=job.tenant,
-            project=job.project,
-            job=job.id if job.tenant else "",
-            subjects=tuple(self._subject(node, mask) for node, mask in job.holds),
-            from_us=job.start_us,
-            to_us=None if change.started else change.time_us,
-            kind=job.klass.kind,
-            known_us=change.time_us,
-        )
-
-    def _subject(self, node: int, mask: int) -> Subject:
-        entry = self._entries[node]
-        if mask == FULL:
-            return Subject(entry.name)
-        held = (slot for bit, slot in enumerate(entry.slots) if mask >> bit & 1)
-        return Subject(entry.name, tuple(slot_text(slot) for slot in held))
-
     def _push(self, time_us: int, job: Job | None) -> None:
         self._serial += 1
         heapq.heappush(self._events, (time_us, self._serial, job))
@@ -251,9 +226,11 @@ class Workload:
         left_s = run_s * float(self._rng.random()) if steady else run_s
         tenant, project = self._user(klass)
         number = self._serial = self._serial + 1
+        job_id = f"{self._prefix}-{number}"
+        members = draw_members(klass, job_id, self._small, self._rng) if klass.members else ()
         job = Job(
-            number, f"{self._prefix}-{number}", klass, tenant, project, holds, gpus,
-            submitted_us, time_us, time_us + max(1, int(left_s * _S)), self._outcome(klass),
+            number, job_id, klass, tenant, project, holds, gpus, submitted_us, time_us,
+            time_us + max(1, int(left_s * _S)), self._outcome(klass), members,
         )  # fmt: skip
         self.running[number] = job
         self._push(job.end_us, job)
@@ -265,7 +242,7 @@ class Workload:
         return str(self._rng.choice(OUTCOMES, p=klass.outcomes))
 
     def _user(self, klass: JobClass) -> tuple[str, str]:
-        if klass is MAINTENANCE:
+        if klass is MAINTENANCE or klass.members:
             return "", ""
         tenants: list[Tenant] = (
             self._large if klass.large or self._rng.random() < 0.15 else self._small

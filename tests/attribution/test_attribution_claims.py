@@ -17,7 +17,7 @@ from collectors.attribution.holders import Holder
 from collectors.attribution.open_claims import ClaimFile
 from collectors.attribution.shares import PARTS, Use, weights
 from collectors.contract.topics import Allocation
-from pipeline.books.claims import claims_of, ownership
+from pipeline.books.claims import Owner, Sharers, claims_of, ownership
 
 JOB = "0::/system.slice/slurmstepd.scope/job_{}/step_0/user/task_0"
 S = 1_000_000
@@ -145,7 +145,7 @@ def test_a_shared_gpu_is_divided_by_what_was_used(world: World):
         world.process(pid, JOB.format(pid // 11 + 7))
     shared = (on(0, 10, 0.6), on(0, 11, 0.1), on(0, 12, 0.1))
     world.poll(*shared)
-    assert [one.weight for one in world.told.values()] == [1, 1]
+    assert [(one.weight, one.shared) for one in world.told.values()] == [(1, True), (1, True)]
     for _ in range(370):
         world.poll(*shared)
     assert len(world.records) == 4
@@ -155,6 +155,27 @@ def test_a_shared_gpu_is_divided_by_what_was_used(world: World):
     world.poll(on(0, 10, 0.6))
     assert {one.job: one.weight for one in world.told.values()} == {"7": 750, "8": 250}
     assert world.holds() == {"7": [TEXTS[0]]}
+
+
+def test_a_holder_who_gets_company_shares_from_then_on(world: World):
+    """The ledger gives all of the GPU to the first until then, and divides it after."""
+    world.process(10, JOB.format(7))
+    world.poll(on(0, 10))
+    (alone,) = world.told.values()
+    assert not alone.shared
+    world.process(11, JOB.format(8), start=200)
+    world.clock.move(60)
+    world.poll(on(0, 10), on(0, 11))
+    assert {one.job: one.shared for one in world.told.values()} == {"7": True, "8": True}
+    told = [claim for one in world.told.values() for claim in claims_of(one)]
+    begun_us = [one.from_us for one in told]
+    pieces = ownership(told, SLOTS[0], min(begun_us), world.clock.wall + S)
+    holders = [
+        (piece.from_us, [share.owner.job for share in piece.owner.shares])
+        for piece in pieces
+        if isinstance(piece.owner, Sharers)
+    ]
+    assert holders == [(min(begun_us), ["7"]), (max(begun_us), ["7", "8"])]
 
 
 def test_where_one_use_is_unknown_all_are_equal(world: World):
@@ -171,7 +192,7 @@ def test_one_job_after_another_is_no_sharing(world: World):
     world.poll(on(0, 10, 0.9))
     for _ in range(400):
         world.poll(on(0, 11, 0.9))
-    assert {one.weight for one in world.told.values()} == {1}
+    assert {(one.weight, one.shared) for one in world.told.values()} == {(1, False)}
 
 
 def test_the_ledger_gives_every_moment_to_one(world: World):
@@ -188,7 +209,8 @@ def test_the_ledger_gives_every_moment_to_one(world: World):
         world.poll()
     claims = [claim for one in world.told.values() for claim in claims_of(one)]
     pieces = ownership(claims, SLOTS[0], begun_us, world.clock.wall)
-    assert [(p.to_us - p.from_us, p.owner.tenant) for p in pieces] == [
+    owners = [(p.to_us - p.from_us, p.owner) for p in pieces]
+    assert [(us, one.tenant) for us, one in owners if isinstance(one, Owner)] == [
         (10 * S, ""),
         (60 * S, "uid-1234"),
         (60 * S, "lab"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
 from collectors.simulator.fleet import Fleet
+from collectors.simulator.jobs import NOBODY, Job, Owner
 from collectors.simulator.meter import PhysicalMeter
 from collectors.simulator.past import Past, make_past
+from collectors.simulator.sharing import deal_out
 from collectors.simulator.sites import make_site
 from collectors.simulator.workload import Workload
 
@@ -39,18 +41,25 @@ def test_every_gpu_hour_is_there_once_and_whole():
 def test_owners_are_those_of_the_same_workload():
     site = make_site("demo")
     workload = Workload(site, 5, FIRST * HOUR_US)
-    held: Counter[str] = Counter()
+    held: dict[str, float] = defaultdict(float)
+    sharing: set[str] = set()
     end_us = (FIRST + 20) * HOUR_US
     since: dict[int, int] = {}
+
+    def hold(job: Job, length_us: int) -> None:
+        parts = sum(each for _, each in job.shares)
+        for owner, each in job.shares:
+            held[owner[1]] += job.gpus * length_us * each / parts
+        sharing.update(one.tenant for one in job.members)
+
     for change in workload.changes(end_us):
         job = change.job
         if change.started:
             since[job.number] = change.time_us
         else:
-            held[job.tenant] += job.gpus * (change.time_us - since.pop(job.number))
+            hold(job, change.time_us - since.pop(job.number))
     for number, from_us in since.items():
-        job = workload.running[number]
-        held[job.tenant] += job.gpus * (end_us - from_us)
+        hold(workload.running[number], end_us - from_us)
     found: Counter[str] = Counter()
     for past in Past(site, 5, range(FIRST, FIRST + 20)):
         figures = sum(past.figures[name] for name in STATES)
@@ -59,7 +68,26 @@ def test_owners_are_those_of_the_same_workload():
             found[past.owners[owner][1]] += us
     idle = found.pop("") - held.pop("", 0)
     assert idle > 0
-    assert found == held
+    assert sharing
+    assert found.keys() == held.keys()
+    for tenant, us in found.items():
+        # Each of the four states is rounded by itself, in every hour of a share.
+        assert us == pytest.approx(held[tenant], abs=4 * 20 * 8 if tenant in sharing else 0)
+
+
+def test_rows_of_a_shared_gpu_are_divided_by_parts_and_joined_by_owner():
+    ant, bee = ("tenant", "ant", "p", "a"), ("tenant", "bee", "p", "b")
+    alone, both = ((NOBODY, 1),), ((ant, 2), (bee, 3), (NOBODY, 2))
+    gpu, code = np.array([4, 4, 9]), np.array([0, 1, 1])
+    dealt = deal_out(gpu, code, [alone, both], {"gflop": np.array([5, 10, 7])})
+    gpus, owners, gflop = dealt.gpu.tolist(), dealt.owner.tolist(), dealt.figures["gflop"].tolist()
+    rows: dict[tuple[int, Owner], int] = {
+        (gpus[row], dealt.owners[owners[row]]): gflop[row] for row in range(len(gpus))
+    }
+    assert rows == {
+        (4, NOBODY): 5 + 3, (4, ant): 2, (4, bee): 5,
+        (9, NOBODY): 2, (9, ant): 2, (9, bee): 3,
+    }  # fmt: skip
 
 
 def test_its_means_are_those_of_the_second_by_second_simulation():

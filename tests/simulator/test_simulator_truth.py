@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from collectors.contract.identity import slot_text
 from collectors.contract.topics import dumps
 from collectors.simulator.fleet import Fleet
 from collectors.simulator.meter import PhysicalMeter
@@ -15,7 +16,8 @@ from collectors.simulator.sites import make_site
 from collectors.simulator.truth import PhysicalTruth, read_truth, write_observable, write_physical
 
 HOUR_US = 3_600_000_000
-START_US = 500_000 * HOUR_US - 300_000_000
+HOUR = 500_000
+START_US = HOUR * HOUR_US - 300_000_000
 TICKS = 600
 
 
@@ -72,6 +74,36 @@ def test_what_is_observed_is_what_happened_within_the_bounds(
         assert row["gflop_lo"] * (1 - slack) - 1e6 <= gflop <= row["gflop_hi"] * (1 + slack) + 1e6
         assert row["active_us"] == pytest.approx(active_us, rel=slack, abs=10_000_000)
         assert energy_mj - down_mj * 1.01 <= row["energy_mj"] <= energy_mj * (1 + slack) + 1e6
+
+
+def test_those_who_share_a_gpu_are_in_both_truths_with_what_is_left(
+    truths: tuple[PhysicalTruth, ObservableTruth],
+):
+    physical = {(row.tenant, row.project): row.gpu_us for row in truths[0].rows if row.hour == HOUR}
+    told: dict[tuple[str, str], int] = {}
+    sharing = {(k.tenant, k.project) for k in truths[1].rows if "." in k.job}
+    for key, row in truths[1].rows.items():
+        if key.hour == HOUR:
+            us = sum(row[n] for n in ("active_us", "idle_us", "down_us", "unobserved_us"))
+            told[key.tenant, key.project] = told.get((key.tenant, key.project), 0) + us
+    assert len(sharing) >= 4
+    assert any(physical[one] % 300_000_000 for one in sharing)
+    for one in sharing:
+        # Claims are open to the end of the hour; the simulation ends five minutes into it.
+        unseen = HOUR_US - 300_000_000
+        assert told[one] == pytest.approx(physical[one] * HOUR_US / (HOUR_US - unseen), abs=1e3)
+
+
+def test_the_occupant_of_a_shared_gpu_names_all_who_hold_it():
+    fleet = Fleet(make_site("aisc-phase1"), 8, START_US)
+    shared = [one for one in fleet.step().allocations if one.shared]
+    places = {one.subjects for one in shared}
+    assert len(places) >= 2
+    entries = {entry.name: index for index, entry in enumerate(fleet.entries)}
+    for (subject,) in places:
+        labels = {slot_text(one.slot): one.occupant for one in fleet.labels(entries[subject.node])}
+        names = sorted(one.id for one in shared if one.subjects == (subject,))
+        assert labels[subject.slots[0]] == ",".join(names)
 
 
 def test_faults_are_named_with_their_slots(truths: tuple[PhysicalTruth, ObservableTruth]):

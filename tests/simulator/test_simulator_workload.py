@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from collectors.contract.topics import Allocation
+from collectors.simulator.claims import claims_of
 from collectors.simulator.jobs import Change
 from collectors.simulator.sites import make_site
 from collectors.simulator.tenants import make_tenants
@@ -83,8 +84,8 @@ def test_allocations_say_who_where_and_from_when_to_when():
     slots = {entry.name: len(entry.slots) for entry in inventory.nodes}
     workload, changes = _history("demo", 6, 1)
     told: dict[bytes, Allocation] = {}
-    for change in changes:
-        allocation = workload.allocation(change)
+    entries = inventory.at(START_US)
+    for change, allocation in ((each, one) for each in changes for one in claims_of(each, entries)):
         told[allocation.key] = allocation
         gpus = sum(len(s.slots) or slots[s.node] for s in allocation.subjects)
         assert gpus == change.job.gpus
@@ -94,7 +95,39 @@ def test_allocations_say_who_where_and_from_when_to_when():
     kinds = Counter(allocation.kind for allocation in told.values())
     assert kinds["maintenance"] >= 1
     running = {allocation.id for allocation in told.values() if allocation.to_us is None}
-    assert running == {job.id for job in workload.running.values()}
+    labels = [job.label or job.id for job in workload.running.values()]
+    assert running == {each for label in labels for each in label.split(",")}
+
+
+def test_small_tenants_share_gpus_and_slices_of_gpus():
+    inventory = make_site("aisc-phase1")
+    small = {tenant.name for tenant in make_tenants()[1]}
+    workload, changes = _history("aisc-phase1", 2, 12, step_s=600)
+    entries = inventory.at(START_US)
+    jobs = {
+        change.job.number: change for change in changes if change.job.members and change.started
+    }
+    gpu_us: Counter[str] = Counter()
+    for change in jobs.values():
+        job, told = change.job, claims_of(change, entries)
+        assert job.gpus == 1
+        assert len({one.tenant for one in told}) == len(told)
+        assert {one.tenant for one in told} <= small
+        assert all(one.shared and 1 <= one.weight <= 3 for one in told)
+        assert [one.id for one in told] == sorted(one.id for one in told)
+        assert {one.parts for one in told} == {7 if job.klass.name == "mig" else 0}
+        assert sum(one.weight for one in told) <= 7 or job.klass.name == "shared"
+        assert sum(parts for _, parts in job.shares) == max(
+            7 * (job.klass.name == "mig"), sum(one.weight for one in told)
+        )
+        assert job.label == ",".join(one.id for one in told)
+    for job in workload.running.values():
+        gpu_us[job.klass.name] += job.gpus
+    assert {change.job.klass.name for change in jobs.values()} == {"shared", "mig"}
+    assert {len(change.job.members) for change in jobs.values()} >= {2, 3, 4}
+    assert any(change.job.shares[-1][0][0] == "unallocated" for change in jobs.values())
+    for name in ("shared", "mig"):
+        assert 0.01 <= gpu_us[name] / workload.allocated <= 0.035
 
 
 def test_a_later_life_never_reuses_ids():
