@@ -6,6 +6,8 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from collectors.simulator.sites import make_site
 from collectors.simulator.telemetry import Telemetry
 from collectors.simulator.truth import PhysicalTruth
 
+Counters = npt.NDArray[np.uint64]
 SITE = make_site("demo")
 ENTRIES = SITE.at(0)
 HOUR_US = 3_600_000_000
@@ -93,22 +96,23 @@ def test_counters_fall_only_where_their_epoch_begins_anew(
     seed: int, events: list[FaultEvent]
 ) -> None:
     fleet = Fleet(SITE, seed, START_US, faults=events)
-    last: dict[tuple[str, str, int], tuple[int, int, int]] = {}
+    before: dict[tuple[str, str], tuple[Counters, Counters]] = {}
     for _ in range(TICKS):
         for data in fleet.step().records:
             record = parse(data)
             for metric in CATALOGUE.counters:
-                for gpu, value in enumerate(record.values.get(metric.name, ())):
-                    if value == COUNTER_ABSENT:
-                        continue
-                    key = (record.node, metric.name, gpu)
-                    epoch = record.run
-                    if metric.reset is not Reset.RUN:
-                        epoch = record.energy_epochs[gpu]
-                    before = last.get(key)
-                    if before is not None and before[0] == epoch:
-                        assert value >= before[1], metric.name
-                    last[key] = (epoch, int(value), record.time_us)
+                if metric.name not in record.values:
+                    continue
+                value = np.asarray(record.values[metric.name], np.uint64)
+                said = record.run if metric.reset is Reset.RUN else record.energy_epochs
+                epoch = np.broadcast_to(np.asarray(said, np.uint64), value.shape)
+                key = (record.node, metric.name)
+                last_epoch, last = before.get(key, (epoch, np.zeros_like(value)))
+                is_there = value != COUNTER_ABSENT
+                assert (value >= last)[is_there & (epoch == last_epoch)].all(), metric.name
+                before[key] = (
+                    np.where(is_there, epoch, last_epoch), np.where(is_there, value, last)
+                )  # fmt: skip
 
 
 @settings(max_examples=6)
