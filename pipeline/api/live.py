@@ -25,6 +25,8 @@ from pipeline.api.history import History
 from pipeline.health import KEY_PREFIX, HealthBoard, HealthRecord, parse_health
 
 STALE_S, DOWN_S = 2.5, 15.0
+_STALE_GAPS, _DOWN_GAPS, _LONGEST_GAP_S = 1.5, 2.5, 60.0
+"""In gaps between records: what is read through an exporter comes every 15 s, say."""
 HEALTH_KEEP_S = 60.0
 DEPTH = 2
 _AT_ONCE = 100
@@ -259,15 +261,17 @@ class LiveHub:
         return max(arrival_s, (self._clock.wall_us() - self.frame.time_us) / 1e6)
 
     def state(self) -> str:
-        """`starting`, `live`, `partial`, `stale` (after 2.5 s) or `down` (after 15 s)."""
+        """`starting`, `live`, `partial`, `stale` (after 2.5 s) or `down` (after 15 s); both
+        later where the GPUs that report do so less often."""
         age_s = self.age_s()
         if self.frame is None or age_s is None:
             return "starting"
-        if age_s >= DOWN_S:
-            return "down"
-        if age_s >= STALE_S:
-            return "stale"
         header = self.frame.header
+        gap_s = min(header.get("gap_s") or 0.0, _LONGEST_GAP_S)
+        if age_s >= max(DOWN_S, _DOWN_GAPS * gap_s):
+            return "down"
+        if age_s >= max(STALE_S, _STALE_GAPS * gap_s + 1):
+            return "stale"
         reporting, installed = header.get("gpus_reporting", 0), header.get("gpus_installed", 0)
         return "live" if reporting >= installed else "partial"
 

@@ -204,7 +204,8 @@ class Watch:
             show_estimates=options.show_estimates,
         )
         snapshot = Snapshot(moment, state.layout, self._claims.tenants, self._newest_us)
-        header = snapshot.header(self._frames, (now_bus_us - self._newest_us) / 1e6)
+        lag_s = (now_bus_us - self._newest_us) / 1e6
+        header = snapshot.header(self._frames, lag_s, state.usual_gap_us(moment.reporting))
         payloads = {
             b"frame": encode_frame(header, snapshot.columns()),
             b"detail": msgspec.json.encode(snapshot.detail(header)),

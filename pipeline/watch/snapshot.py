@@ -71,8 +71,8 @@ class Snapshot:
         ]
         return sorted(rows, key=lambda row: (-(row["pflops"] or 0.0), row["tenant"]))
 
-    def header(self, number: int, lag_s: float) -> dict[str, Any]:
-        """The frame's header, without `columns`."""
+    def header(self, number: int, lag_s: float, gap_us: float | None) -> dict[str, Any]:
+        """The frame's header, without `columns`; `gap_us` is usual between a GPU's records."""
         m, site = self._moment, self._layout.inventory
         time = datetime.fromtimestamp(self._time_us / 1e6, UTC)
         top = [{k: v for k, v in row.items() if k != "code"} for row in self.tenants[:TOP_TENANTS]]
@@ -87,6 +87,7 @@ class Snapshot:
             **totals(self._moment, self._layout),
             "method": "tensor-pipe activity × SM clock" if m.measured.any() else "none",
             "lag_s": round(lag_s, 3),
+            "gap_s": None if gap_us is None else round(gap_us / 1e6, 3),
             "hottest": self._hottest(),
             "attention": self._attention(),
             "tenants": top,

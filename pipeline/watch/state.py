@@ -105,6 +105,13 @@ class FleetState:
         gaps[gaps <= 0] = np.nan
         return span_us / gaps
 
+    def usual_gap_us(self, among: NDArray[np.bool_]) -> float | None:
+        """The shortest of the gaps of some GPUs: how long nothing new may come without anything
+        being wrong; None where none has sent twice."""
+        gaps = self.gap_us(np.flatnonzero(among))
+        known = gaps[~np.isnan(gaps)]
+        return float(known.min()) if known.size else None
+
     def rates(self) -> dict[str, F64]:
         """Increase of each of RATES per µs of event time, over the window; NaN where unknown."""
         n = np.arange(len(self._count))

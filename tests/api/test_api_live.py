@@ -121,6 +121,17 @@ async def test_states_by_age(centre: Centre) -> None:
         await until(lambda: hub.state() == "live")
 
 
+async def test_what_comes_every_fifteen_seconds_is_not_stale_in_between(centre: Centre) -> None:
+    app = centre.app()
+    async with client_of(app):
+        hub: LiveHub = app.state.api.hub
+        await centre.publish_frame(origin="measured", gap_s=15.0)
+        await until(lambda: hub.frame is not None)
+        for more_us, state in ((16_000_000, "live"), (10_000_000, "stale"), (15_000_000, "down")):
+            centre.clock.ahead_us += more_us
+            assert hub.state() == state
+
+
 async def test_simulated_time_is_judged_by_arrival_and_measured_by_itself(centre: Centre) -> None:
     app = centre.app()
     async with client_of(app):

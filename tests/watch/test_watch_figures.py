@@ -220,6 +220,17 @@ async def test_late_and_repeated_records_change_nothing_and_a_backlog_is_skimmed
     assert again["pflops_delivered"] == header["pflops_delivered"]
 
 
+async def test_a_frame_says_how_often_records_come(watch: tuple[Watch, SetClock]) -> None:
+    role, clock = watch
+    gaps: list[float | None] = []
+    for tick in range(3):
+        clock.now_us = T0 + tick * 15_000_000
+        feed(role, [record("a1", tick * 15, [0, 0])], clock.now_us)
+        frame = parse_frame(payloads(role.messages())[b"frame"], clock.now_us)
+        gaps.append(frame.header["gap_s"])
+    assert gaps == [None, 15.0, 15.0]
+
+
 async def test_origins_are_never_added_up(watch: tuple[Watch, SetClock]) -> None:
     role, clock = watch
     for tick in range(3):
