@@ -187,13 +187,26 @@ class NodeAssembler:
 
     def _columns(self, rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
         """One array per metric that any slot has, absent where a slot has it not."""
-        there = set[str]().union(*rows)
+        transposed = _transposed(rows)
         columns: dict[str, list[float]] = {}
         for name, counts in self._metrics:
-            if name in there:
-                column = [row.get(name) for row in rows]
+            column = transposed.get(name)
+            if column is not None:
                 columns[name] = _counters(column) if counts else _gauges(column)
         return columns
+
+
+def _transposed(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Columns of what any row has; GPUs that are alike give the same names in the same order."""
+    if not rows:
+        return {}
+    names = list(rows[0])
+    if all(list(row) == names for row in rows):
+        return dict(
+            zip(names, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True)
+        )
+    there = set[str]().union(*rows)
+    return {name: [row.get(name) for row in rows] for name in there}
 
 
 def _counters(column: list[float | None]) -> list[float]:

@@ -148,14 +148,33 @@ class Lanes:
             self._start(this, deque([device]))
         if this.queue:
             self._start(this, this.queue)
-        until = loop.time() + deadline_s
-        helped = 0
-        while not done.done() and (left_s := until - loop.time()) > 0:
-            await asyncio.wait({done}, timeout=min(share_s, left_s))
-            if not done.done() and this.queue:
+        timers = self._timers(loop, this, done, share_s, deadline_s)
+        try:
+            await done
+        finally:
+            for timer in timers:
+                timer.cancel()
+        return self._close(this, free, spare=1 + len(own))
+
+    def _timers(
+        self, loop: asyncio.AbstractEventLoop, this: _Round, done: asyncio.Future[None],
+        share_s: float, deadline_s: float,
+    ) -> list[asyncio.TimerHandle]:  # fmt: skip
+        """Help at each share of the tick, and the end of waiting."""
+
+        def help_on(helped: int) -> None:
+            if done.done():
+                return
+            if this.queue:
                 self._help(this, helped)
                 helped += 1
-        return self._close(this, free, spare=1 + len(own))
+            timers[0] = loop.call_later(share_s, help_on, helped)
+
+        timers = [
+            loop.call_later(share_s, help_on, 0),
+            loop.call_later(deadline_s, lambda: done.done() or done.set_result(None)),
+        ]
+        return timers
 
     def _pace(self, slot: int) -> _Pace:
         return self._paces.setdefault(slot, _Pace())

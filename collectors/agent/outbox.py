@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from collectors.agent.drain import DrainPace, Progress
 from collectors.agent.folded import FoldedLog
 from collectors.agent.memory_queue import Flight, MemoryQueue
 from collectors.agent.outbox_counts import OutboxCounts
+from collectors.agent.patience import Bell, patiently
 from collectors.agent.reach import Reach
 from collectors.agent.spool import COMPACTED, Kept, Spool, to_its_end
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
@@ -50,7 +52,7 @@ class Outbox:
         """Messages on their way from memory to disk."""
         self._flight = Flight()
         self._patience_s = patience_s
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self._reach = Reach(clock, self._folded)
         self._pace = DrainPace(clock, spool_rate)
         self._disk_us = 0
@@ -67,7 +69,7 @@ class Outbox:
         """Takes a message; never waits."""
         self.counts.put += 1
         self._count_dropped(self._waiting.put(message), "memory_full")
-        self._wake.set()
+        self._bell.ring()
 
     def progress(self) -> Progress:
         """How the disk and the bus stand."""
@@ -94,9 +96,9 @@ class Outbox:
         stopping = asyncio.create_task(stop.wait())
         try:
             async with asyncio.timeout(None) as limit:
-                stopping.add_done_callback(lambda asked: _limit(limit, asked))
+                stopping.add_done_callback(lambda asked: _limit(limit, asked) or self._bell.ring())
                 while not stop.is_set():
-                    self._wake.clear()
+                    self._bell.quiet()
                     got_on = await self._turn()
                     await self._idle(stopping, got_on=got_on)
                 await self._finish()
@@ -140,24 +142,24 @@ class Outbox:
     async def _deliver(self, flight: Flight) -> bool:
         """Sends; whatever is in memory when the bus has not answered for a while goes to disk."""
         self._flight = flight
-        sending = asyncio.create_task(self._producer.send(flight.messages))
         try:
-            while not sending.done():
-                done, _ = await asyncio.wait({sending}, timeout=self._patience_s)
-                if not done:
-                    await self._keep()
+            error = await patiently(self._attempt(flight), self._patience_s, self._keep)
         except asyncio.CancelledError:
-            sending.cancel()
-            await asyncio.wait({sending})
             self._take_back(flight)
             raise
-        error = sending.exception()
         if error is None or isinstance(error, RefusedError):
             await self._delivered(flight, error)
             return True
         self._reach.failed(error)
         self._take_back(flight)
         return False
+
+    async def _attempt(self, flight: Flight) -> Exception | None:
+        try:
+            await self._producer.send(flight.messages)
+        except Exception as error:
+            return error
+        return None
 
     async def _delivered(self, flight: Flight, error: RefusedError | None) -> None:
         refused = 0 if error is None else len(error.refused)
@@ -239,9 +241,13 @@ class Outbox:
             timeout_s = max(timeout_s, _BLOCKED_S if self._waiting else 0.01)
         if timeout_s == 0:
             return
-        ends: list[asyncio.Task[bool] | asyncio.Task[None]] = []
-        if got_on or not self._waiting:
-            ends.append(asyncio.create_task(self._wake.wait()))
+        wakes = got_on or not self._waiting
+        if wakes and timeout_s is None:
+            await self._bell.wait()
+            return
+        ends: list[asyncio.Task[None]] = []
+        if wakes:
+            ends.append(asyncio.create_task(self._bell.wait()))
         if timeout_s is not None:
             ends.append(asyncio.create_task(self._clock.sleep(timeout_s)))
         try:
@@ -289,4 +295,5 @@ class Outbox:
 def _limit(limit: asyncio.Timeout, asked: asyncio.Task[bool]) -> None:
     """From the moment at which stopping is asked for, it has only so long."""
     if not asked.cancelled():
-        limit.reschedule(asyncio.get_running_loop().time() + _STOP_S)
+        with suppress(RuntimeError):  # it has come to its end already
+            limit.reschedule(asyncio.get_running_loop().time() + _STOP_S)

@@ -175,7 +175,7 @@ class FlopMeter:
             found = _chosen(found, exact, pipes.any)
         sm = metrics.get(gpm.SM)
         doubt = self._power.flags(pipes.any, None if sm is None else sm / 100, power_w)
-        return found._replace(flags=found.flags | doubt)
+        return found._replace(flags=found.flags | doubt) if doubt else found
 
     def _by_cycles(
         self, rates: flops.Rates, pipes: flops.Pipes, clock: flops.ClockSpan, elapsed_us: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +92,9 @@ class GpmWindows:
         newer, older = self._samples
         values = request.values(older, newer)
         return {
-            metric: value for metric, value in zip(ids, values, strict=True) if math.isfinite(value)
+            metric: value
+            for metric, value in zip(ids, values, strict=True)
+            if value == value  # noqa: PLR0124 - NaN is no value
         }
 
     def also(self, request: GpmRequest, ids: Sequence[int]) -> dict[int, float]:

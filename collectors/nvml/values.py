@@ -200,9 +200,7 @@ class DeviceValues:
         if (name, str(error)) in self._told:
             return
         self._told.add((name, str(error)))
-        denied = isinstance(error, DeniedError)
-        _log.log(
-            logging.WARNING if denied else logging.INFO,
-            "%s name=%s uuid=%s reason=%s",
-            "metric_denied" if denied else "metric_unsupported", name, self._uuid, error,
-        )  # fmt: skip
+        if isinstance(error, DeniedError):
+            _log.warning("metric_denied name=%s uuid=%s reason=%s", name, self._uuid, error)
+        else:  # facts tell it of each GPU: in the log it would be ten lines of each
+            _log.debug("metric_unsupported name=%s uuid=%s reason=%s", name, self._uuid, error)
