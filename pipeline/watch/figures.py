@@ -32,6 +32,8 @@ class Moment:
     down: Bools
     allocated: Bools
     active: Bools
+    idle: Bools
+    """Known not to be active: a GPU that says nothing of its activity is neither."""
     throttled: Bools
     power_capped: Bools
     measured: Bools
@@ -77,6 +79,7 @@ def moment_of(
     reporting = fresh & ~down
     allocated = (owner != UNALLOCATED) & (owner != MAINTENANCE)
     busy = rates["active_us"] >= 0.5 * rates["observed_us"]
+    active = reporting & busy & (rates["active_us"] > 0)
     lost = ~reporting
     flops = _delivered(rates, lost, show_estimates=show_estimates)
     slow = np.nansum([rates[name] for name in _THROTTLED], axis=0)
@@ -84,7 +87,7 @@ def moment_of(
     nodes[state.layout.node[fresh]] = True
     gauges = {name: _without(g.astype(np.float64), lost) for name, g in state.gauges.items()}
     return Moment(
-        reporting, down, allocated, reporting & busy & (rates["active_us"] > 0),
+        reporting, down, allocated, active, reporting & ~active & (rates["observed_us"] > 0),
         reporting & (slow > 0.01), reporting & (rates["throttle_power_cap_us"] > 0.1),
         *flops,
         gauges["power_w"], gauges["gpu_temperature_c"], gauges["thermal_margin_c"],
@@ -144,14 +147,13 @@ def totals(moment: Moment, layout: FleetLayout) -> dict[str, Any]:
     active = allocated & m.active
     delivered, power_w = _sum(m.pflops), _sum(m.power_w)
     n = len(peak)
-    idle = int(m.reporting.sum()) - int(m.active.sum())
     return {
         "gpus_installed": n,
         "gpus_reporting": int(m.reporting.sum()),
         "gpus_down": int(m.down.sum()),
         "gpus_allocated": int(m.allocated.sum()),
         "gpus_active": int(m.active.sum()),
-        "gpus_idle": idle,
+        "gpus_idle": int(m.idle.sum()),
         "gpus_throttled": int(m.throttled.sum()),
         "gpus_other_origin": m.gpus_other_origin,
         "nodes_installed": len(layout.nodes),

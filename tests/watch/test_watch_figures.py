@@ -220,6 +220,21 @@ async def test_late_and_repeated_records_change_nothing_and_a_backlog_is_skimmed
     assert again["pflops_delivered"] == header["pflops_delivered"]
 
 
+async def test_a_gpu_that_says_nothing_of_its_activity_is_not_idle(
+    watch: tuple[Watch, SetClock],
+) -> None:
+    role, clock = watch
+    for tick in range(3):
+        clock.now_us = T0 + tick * 1_000_000
+        us = tick * 1_000_000
+        feed(
+            role, [record("a1", tick, [0, 0], observed_us=[us, 0], active_us=[0, 0])], clock.now_us
+        )
+    header = parse_frame(payloads(role.messages())[b"frame"], clock.now_us).header
+    counts = [header[f"gpus_{name}"] for name in ("reporting", "active", "idle")]
+    assert counts == [2, 0, 1]
+
+
 async def test_a_frame_says_how_often_records_come(watch: tuple[Watch, SetClock]) -> None:
     role, clock = watch
     gaps: list[float | None] = []
