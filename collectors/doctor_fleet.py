@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from collectors.doctor_gpu import grouped
+from collectors.doctor_gpu import grouped, lacking
 from collectors.kit.checks import Check, Verdict
 
 _TIMEOUT_S = 15.0
@@ -39,6 +39,8 @@ class GpuSeen(msgspec.Struct, frozen=True):
     """Of a GPU, what counts here."""
 
     slot: str
+    parent: str = ""
+    """The GPU of which it is an instance, "" for a whole one."""
     flop_method: str = "none"
     unsupported: dict[str, str] = {}
     state: str = "ok"
@@ -139,7 +141,7 @@ def _node(node: NodeSeen, reporting: int | None) -> Check:
             return Check(node.node, Verdict.WARN, f"{reporting} GPUs report, by no agent of ours")
         todo = "Start the agent there, or scrape its exporter."
         return Check(node.node, Verdict.FAIL, "no agent has said anything", todo)
-    methods = Counter(gpu.flop_method for gpu in node.gpus)
+    methods = Counter(gpu.flop_method for gpu in node.gpus if not gpu.parent)
     flop = ", ".join(f"{many} × {method}" for method, many in sorted(methods.items()))
     found = ", ".join(
         filter(None, (f"{node.source} {node.version}", f"driver {node.driver}" if node.driver else "",
@@ -178,7 +180,11 @@ def _missing(nodes: Sequence[NodeSeen]) -> list[Check]:
         for node in nodes
         for signal, why in {
             *node.missing.items(),
-            *(pair for gpu in node.gpus for pair in gpu.unsupported.items()),
+            *(
+                pair
+                for gpu in node.gpus
+                for pair in lacking(gpu.unsupported, instance=bool(gpu.parent))
+            ),
         }
     ]
     checks: list[Check] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from collectors.contract.facts import GpuFacts
 from collectors.contract.flop import FLOP_METHOD_NAMES, FlopMethod
@@ -28,6 +28,8 @@ _MEASURED = {
     FLOP_METHOD_NAMES[method]
     for method in (FlopMethod.CYCLES, FlopMethod.PIPE, FlopMethod.EXPORTER)
 }
+OF_THE_GPU = frozenset({"power_w", "gpu_temperature_c", "sm_clock_mhz"})
+"""What the instances of a divided GPU share: it stands at the GPU's own slot."""
 _REPAIR = {
     "lost": "See its events; reboot the node where it does not come back.",
     "needs_reset": "Take the work off it and reset it: nvidia-smi --gpu-reset.",
@@ -162,9 +164,19 @@ def grouped(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], list[
     return dict(sorted(found.items()))
 
 
+def lacking(unsupported: Mapping[str, str], *, instance: bool) -> list[tuple[str, str]]:
+    """Signals and why; what an instance leaves to its GPU is not lacking."""
+    left = OF_THE_GPU if instance else frozenset[str]()
+    return [(name, why) for name, why in unsupported.items() if name not in left]
+
+
 def _missing(facts: Sequence[GpuFacts]) -> list[Check]:
     """One line per signal and reason, not per GPU."""
-    rows = [(fact.slot, name, why) for fact in facts for name, why in fact.unsupported.items()]
+    rows = [
+        (fact.slot, name, why)
+        for fact in facts
+        for name, why in lacking(fact.unsupported, instance=bool(fact.parent))
+    ]
     whole = {fact.slot for fact in facts if not fact.parent and fact.state == "ok"}
     checks: list[Check] = []
     for (signal, why), slots in grouped(rows).items():

@@ -125,6 +125,17 @@ def test_what_is_amiss_is_said(
     assert found.exit_code == int(fails)
 
 
+def test_what_an_instance_leaves_to_its_gpu_is_not_lacking(api: Api) -> None:
+    shared = {"power_w": "shared by all instances", "sm_activity": "none before Hopper"}
+    part = {"slot": "0000:1b:00.0/1/0", "parent": GPU["slot"], "unsupported": shared}
+    api.agents, api.reporting = [agent("n1", gpus=[GPU, part])], {"n1": 1}
+    said = api.doctor().output
+    assert "1 × gpm_pipe" in said
+    assert "none" not in said.partition("\n")[0]
+    assert "power_w" not in said
+    assert "sm_activity" in said
+
+
 def test_mixed_versions_and_many_nodes_are_summed_up(api: Api) -> None:
     api.agents = [agent(f"n{n}") for n in range(9)] + [agent("old", version="0.0.9")]
     found = api.doctor()
