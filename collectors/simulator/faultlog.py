@@ -30,18 +30,30 @@ class _Watched:
         self.end_us = None if event.end_us is None else start_us + event.end_us
         self.sign_us = None if event.kind.name in THERMAL else self.start_us
         self.throttle_us: int | None = None
+        self._hot_anyway = np.zeros(len(gpus), np.bool_)
 
     def note(self, moment: Moment) -> None:
         """Looks at a tick."""
         if moment.time_us < self.start_us:
+            self._hot_anyway |= moment.throttled.heat[self.gpus]
             return
         if self.end_us is not None and moment.time_us >= self.end_us:
             return
         warmer_k = moment.warmer_k
         if self.sign_us is None and warmer_k is not None and warmer_k[self.gpus].max() >= SIGN_K:
             self.sign_us = moment.time_us
-        if self.throttle_us is None and moment.slowed[self.gpus].any():
+        if self.throttle_us is None and self._throttled(moment):
             self.throttle_us = moment.time_us
+
+    def _throttled(self, moment: Moment) -> bool:
+        """Whether this fault holds clocks down: not what heat held down before it began."""
+        name, gpus = self.event.kind.name, self.gpus
+        if name in THERMAL and moment.warmer_k is not None:
+            warmer = moment.warmer_k[gpus] >= SIGN_K
+            return bool((moment.throttled.heat[gpus] & warmer & ~self._hot_anyway).any())
+        throttled = moment.throttled
+        column = {"power_brake": throttled.brake, "power_cap_lowered": throttled.limit}.get(name)
+        return column is not None and bool(column[gpus].any())
 
 
 class FaultLog:
@@ -60,7 +72,7 @@ class FaultLog:
         """Takes the tick that the fleet has just made."""
         for one in self._hardware:
             one.note(moment)
-        for gpu in np.flatnonzero(moment.slowed & self._fleet.hardware.hot).tolist():
+        for gpu in np.flatnonzero(moment.throttled.heat & self._fleet.hardware.hot).tolist():
             self._hot_throttled_us.setdefault(gpu, moment.time_us)
 
     def faults(self, end_us: int) -> list[Fault]:

@@ -28,7 +28,7 @@ from collectors.simulator.scenario import FaultEvent, gpus_of
 from collectors.simulator.senders import Senders
 from collectors.simulator.sensors import Sensors
 from collectors.simulator.sites import GPUS_PER_NODE, entries_from
-from collectors.simulator.state import Truth
+from collectors.simulator.state import Throttled, Truth
 from collectors.simulator.wander import Wander
 from collectors.simulator.workload import Workload
 
@@ -70,8 +70,7 @@ class Moment:
     time_us: int
     truth: Truth
     changes: Sequence[Change]
-    slowed: Bool
-    """Clocks are held down by heat or the brake."""
+    throttled: Throttled
     warmer_k: NDArray[np.float64] | None
     """Core temperature over that of the same power without faults; None while there are none."""
 
@@ -167,7 +166,7 @@ class Fleet:
 
     def _moment(self, due_us: int, truth: Truth, changes: list[Change]) -> Moment:
         warmer_k = self.physics.heat.warmer_k() if self.effects.thermal else None
-        return Moment(due_us, truth, changes, truth.throttled_us > 0, warmer_k)
+        return Moment(due_us, truth, changes, self.physics.throttled, warmer_k)
 
     def _happen(self, one: Happening) -> list[Event]:
         """Consequences of a fault's moment; returns what a driver reports of it."""

@@ -15,7 +15,7 @@ from collectors.simulator.heat import Heat
 from collectors.simulator.load import Activity
 from collectors.simulator.meters import Meters
 from collectors.simulator.report import Column, Report
-from collectors.simulator.state import Now, Truth
+from collectors.simulator.state import Now, Throttled, Truth
 
 _SLOWDOWN_MARGIN_C, _RECOVERED_MARGIN_C, _HARDWARE_MARGIN_C = 1.0, 4.0, -2.0
 _SLOWED, _HARDWARE_SLOWED = 0.8, 0.5
@@ -45,6 +45,7 @@ class Physics:
         self.heat = Heat(hardware, seed, power_w, faults=self.effects.thermal)
         self.meters = Meters(hardware, seed)
         self.report = Report(hardware, seed, power_w)
+        self.throttled = Throttled(self._nothing, self._nothing, self._nothing)
         self.now: Now | None = None
 
     @property
@@ -110,6 +111,10 @@ class Physics:
             (hot | held) & activity.loaded, brake & activity.loaded, unreadable, self.heat.inlet_c,
         )  # fmt: skip
         self.now = now
+        self.throttled = Throttled(
+            (now.slowed | now.hardware_slowed) & ~stopped, now.brake & ~stopped,
+            now.capped & ~stopped,
+        )  # fmt: skip
         truth = self.meters.step(now, dt_us, stopped, away if away is not None else self._nothing,
                                  self.effects)  # fmt: skip
         self.report.renew(now, self.meters, memory, self.heat.memory_c(), dt_s)

@@ -20,6 +20,14 @@ class Truth(NamedTuple):
     """Time with clocks held down by heat or by the brake."""
 
 
+class Throttled(NamedTuple):
+    """What holds the clocks of working GPUs down in a tick, as columns of G."""
+
+    heat: Bool
+    brake: Bool
+    limit: Bool
+
+
 class Now(NamedTuple):
     """The state at the end of a tick, as columns of G; what the reports are made of."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -216,3 +216,19 @@ def test_before_a_fault_nothing_is_changed_and_where_it_is_not_never(healthy: Se
     for node, sent in healthy.sent.items():
         assert seen.sent[node][: AT + 1] == sent[: AT + 1]
         assert (seen.sent[node] == sent) == (not node.startswith("a01"))
+
+
+def test_what_throttled_before_a_cooling_fault_is_not_its_doing():
+    event = FaultEvent(FAULTS["hot_inlet"], 2_000_000, None, "site", "", 8.0)
+    fleet = Fleet(make_site("demo"), 1, START_US, faults=(event,))
+    fleet.step()
+    assert fleet.moment is not None
+    log, still = FaultLog(fleet), fleet.moment
+    for second, warmer_k, throttled in ((1, 0, [5]), (2, 1, [5]), (3, 3, [5]), (4, 3, [5, 9])):
+        slowed = np.isin(np.arange(64), throttled)
+        held = still.throttled._replace(heat=slowed)
+        time_us = START_US + second * 1_000_000
+        log.note(replace(still, time_us=time_us, throttled=held, warmer_k=np.full(64, warmer_k)))
+    fault = next(f for f in log.faults(START_US + 5_000_000) if f.kind == "hot_inlet")
+    assert fault.first_sign_us == START_US + 3_000_000
+    assert fault.first_throttle_us == START_US + 4_000_000

@@ -133,7 +133,7 @@ def test_heat_slows_a_badly_cooled_gpu_down_and_lets_go_again():
     for _ in range(120):
         fleet.step()
         assert fleet.moment is not None
-        slowed.update(np.flatnonzero(fleet.moment.slowed).tolist())
+        slowed.update(np.flatnonzero(fleet.moment.throttled.heat).tolist())
         now = fleet.physics.now
         assert now is not None
         assert (now.margin_c > -7).all(), "hardware slowdown holds a core near its limit"
