@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import msgspec
 
@@ -61,6 +62,10 @@ PRECEDENCE = {"static": 0, "process": 10, "scheduler": 20}
 """A scheduler's own word goes before what processes show, and that before a static file."""
 
 
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What 64 bits hold: databases take no more, and one such record would stop the books for good."""
+
+
 class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who holds which slots from when to when: a record of `telemetry.alloc`.
 
@@ -75,15 +80,15 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     project: str
     job: str
     subjects: tuple[Subject, ...]
-    from_us: int
-    to_us: int | None = None
+    from_us: Whole
+    to_us: Whole | None = None
     kind: str = "job"
     """`job`, `reservation` or `maintenance`."""
-    known_us: int = 0
-    weight: int = 1
+    known_us: Whole = 0
+    weight: Whole = 1
     """The share of a GPU that several claims share, in parts of their sum or of `parts`; a weight
     below 1 counts as 1."""
-    precedence: int = 0
+    precedence: Whole = 0
     """Of claims that hold a slot at a time the one with the greatest wins: see PRECEDENCE."""
     account: str = ""
     """What the scheduler or the node says of the holder; `tenant` is empty where none of it
@@ -93,7 +98,7 @@ class Allocation(msgspec.Struct, frozen=True, omit_defaults=True):
     deleted: bool = False
     shared: bool = False
     """Whether others may hold the same slots at the same time, with claims that say so too."""
-    parts: int = 0
+    parts: Whole = 0
     """Of how many parts a shared GPU is, where less may be held than all (7 slices with MIG); 0:
     the sum of the weights."""
 

@@ -9,12 +9,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import books_reference
+import msgspec
 from books_reference import HOUR, Sample
 from books_world import S1, SITE, TEXT, H, World, at, job, run_samples
 from sqlalchemy import Connection, select
 
 from collectors.contract.bus import Message
-from collectors.contract.topics import ALLOC, FLUSHED, GPU, Allocation, Flushed, dumps
+from collectors.contract.topics import ALLOC, FLUSHED, GPU, Allocation, Flushed, Subject, dumps
 from pipeline.books import progress, schema
 from pipeline.books.database import BooksUnavailableError
 from pipeline.books.journal import day_of
@@ -262,13 +263,16 @@ async def test_a_partition_that_lags_holds_the_hour_back_and_an_empty_one_does_n
 
 
 async def test_records_that_cannot_be_read_are_counted_and_passed_over(world: World):
+    beyond = Allocation("s", "1", "ant", "p", "j", (Subject("n1"),), 0, shared=True)
+    numbers = [{"weight": 2**63}, {"parts": 2**70}, {"from_us": -(2**80)}, {"to_us": 2**64}]
     bad = [b"{", b'{"source":1}', b""]
+    bad += [dumps(msgspec.structs.replace(beyond, **one)) for one in numbers]
     await world.producer.send([Message(ALLOC, b"k", value) for value in bad])
     await world.producer.send([Message(FLUSHED, b"0", b"[]")])
     samples = run_samples("n1", at(0, 0), at(0, 600))
     await world.store(samples)
     await finish(world)
-    assert world.board.total("books_refused") == 4
+    assert world.board.total("books_refused") == 8
     assert without_origin(await world.rows()) == expected(samples)
 
 
