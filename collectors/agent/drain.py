@@ -12,7 +12,8 @@ _log = logging.getLogger(__name__)
 _SAY_EVERY_US = 10_000_000
 _MOST_AT_ONCE = 500
 _TURNS_A_SECOND = 4
-_REST_US = 1_000_000
+_REST_US = 5_000_000
+"""Until it is looked again whether what could not leave can: each look reads the disk."""
 
 
 @dataclass(frozen=True, slots=True)

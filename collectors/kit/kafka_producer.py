@@ -47,6 +47,8 @@ _REFUSALS = (
 
 _ADDRESS = re.compile(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _GRACE_S = 0.5
+_SEARCH_S = 2.0
+"""A topic that does not show itself within it is missing; the client asks ten times a second."""
 _Batch = list[Message]
 _Queues = dict[tuple[str, int], deque[_Batch]]
 
@@ -174,7 +176,7 @@ class KafkaProducer:
 
     async def _partitions(self, client: Any, topic: str) -> int:
         try:
-            async with asyncio.timeout(self._timeout_s / 2):
+            async with asyncio.timeout(min(self._timeout_s / 2, _SEARCH_S)):
                 return len(await client.partitions_for(topic))
         except TimeoutError:
             raise TopicMissingError(topic) from None
