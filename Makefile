@@ -39,7 +39,8 @@ lint: $(DEV_STAMP) ## Style, types and import directions
 	$(BIN)/lint-imports
 
 quick: $(DEV_STAMP) ## Tests that need nothing but Python, without the longest
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not stack and not browser and not gpu and not long" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --hypothesis-profile quick \
+		-m "not stack and not browser and not gpu and not long" $(ARGS)
 
 stack: $(TOOLS_STAMP) ## Tests on a real Kafka and a real InfluxDB
 	@$(WITH_SERVICES) $(BIN)/pytest -m stack $(ARGS)

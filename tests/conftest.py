@@ -13,4 +13,5 @@ pytest_plugins = ["stack_fixtures", "broker_fixtures", "fake_nvml_fixtures"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("petawatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("petawatch"), max_examples=40)
 settings.load_profile("petawatch")
