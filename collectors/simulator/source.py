@@ -258,4 +258,8 @@ def create(options: SourceOptions, clock: Clock) -> SimulatorSource:
         )
     if options.interval_s < 0.05:
         raise ValueError(f"interval {options.interval_s} s: write 0.05 or more")
-    return SimulatorSource(options, clock)
+    source = SimulatorSource(options, clock)
+    start_us = clock.wall_us() if options.start_us is None else options.start_us
+    # A slip in what is to go wrong is told before anything starts.
+    make_schedule(options.extra, source.inventory.at(start_us), options.seed, 1)
+    return source

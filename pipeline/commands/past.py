@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,21 @@ def past_hours(settings: Settings, clock: Clock) -> range:
 
 @click.command(help="Fills a simulated site's books with a past, marked as simulated.")
 @setting_options(Settings, "site", "books", "past_days")
-def past(*, config: Path | None, **options: object) -> None:
+@click.option("--parent", type=int, hidden=True)
+def past(*, config: Path | None, parent: int | None, **options: object) -> None:
     """Ends at once where the books have hours already."""
     settings = load_settings(config, options)
     if settings.site is None or settings.site.endswith(".toml"):
         raise ConfigError("only a simulated site can be given a past: write --site aisc-phase1")
-    stages.run_until_done(fill(settings, settings.site, SystemClock()))
+    stages.run_until_done(fill(settings, settings.site, SystemClock(), parent))
 
 
-async def fill(settings: Settings, site: str, clock: Clock) -> None:
-    """Writes what is wanted, if anything is."""
+async def fill(settings: Settings, site: str, clock: Clock, parent: int | None = None) -> None:
+    """Writes what is wanted, if anything is.
+
+    Ends between two hours when `parent` is no longer this process's parent: after a kill of
+    `up` the next one goes on, and two must not write at once.
+    """
     source = make_source("sim", SourceOptions(site=site), clock)
     make: Callable[[str, int, range], Iterable[PastHour]] = plugins.load("petawatch.past", "hours")
     database = Database(settings.books)
@@ -58,10 +64,17 @@ async def fill(settings: Settings, site: str, clock: Clock) -> None:
             return
         _log.info("past_begins site=%s hours=%d", site, plan.end - plan.done)
         writer = PastWriter(database, source.inventory)
-        await writer.write(plan, make(site, plan.seed, range(plan.first, plan.end)))
+        hours_made = make(site, plan.seed, range(plan.first, plan.end))
+        await writer.write(plan, takewhile(lambda _: _is_wanted(parent), hours_made))
+        if not _is_wanted(parent):
+            return
         _log.info("past_complete site=%s hours=%d", site, plan.end - plan.first)
     finally:
         await database.close()
+
+
+def _is_wanted(parent: int | None) -> bool:
+    return parent is None or os.getppid() == parent
 
 
 async def in_background(settings: Settings, stop: asyncio.Event) -> None:
@@ -71,7 +84,7 @@ async def in_background(settings: Settings, stop: asyncio.Event) -> None:
     """
     environment = {**os.environ, "PETAWATCH_BOOKS": settings.books}
     arguments = ("-m", "collectors", "past", "--site", settings.site or "",
-                 "--past-days", str(settings.past_days))  # fmt: skip
+                 "--past-days", str(settings.past_days), "--parent", str(os.getpid()))  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, env=environment, preexec_fn=_nice
     )

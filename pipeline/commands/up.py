@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,12 +30,19 @@ def choose_source(
     clock: Clock,
     model: str | None = None,
     zone: str | None = None,
+    faults: Mapping[str, str] | None = None,
 ) -> Source:
     """What to show: a recording, this machine's GPUs, or a simulated site.
 
     Without any of them named: this machine's GPUs.  Raises ConfigError or
-    BackendUnavailableError with what to write.
+    BackendUnavailableError with what to write.  `faults` are options of a simulation.
     """
+    simulated = replay is None and backend != "nvml" and (backend or settings.site)
+    if faults and not simulated:
+        raise ConfigError(
+            "faults can only happen to a simulated site: write --site demo beside "
+            + " and ".join(f"--{name.replace('_', '-')}" for name in faults)
+        )
     if replay is not None:
         said = {"model": model, "zone": zone}
         extra = {name: value for name, value in said.items() if value is not None}
@@ -54,7 +61,8 @@ def choose_source(
             "pipeline and serve here, or name a simulated one, --site aisc-phase1"
         )
     claims = settings.data / "simulated-claims.json"
-    return make_source("sim", SourceOptions(site=settings.site, speed=speed, path=claims), clock)
+    options = SourceOptions(site=settings.site, speed=speed, path=claims, extra=dict(faults or {}))
+    return make_source("sim", options, clock)
 
 
 def exporters(
@@ -77,6 +85,10 @@ def exporters(
 )
 @click.option("--scrape-targets", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A file of exporters, one a line, or Prometheus' file_sd.")  # fmt: skip
+@click.option("--scenario", type=click.Path(exists=True, dir_okay=False),
+              help="A simulated site's faults, a TOML list.")  # fmt: skip
+@click.option("--faults", help="A simulated site's faults: random, or random:TIMES the rates.")
+@click.option("--telemetry-faults", help="Of its telemetry: all, or KIND,KIND…")
 @click.option("--model", help="The recording's GPU model, where it does not name one.")
 @click.option("--zone", help="The recording's time zone, where it names none.")
 @click.option("--speed", default="1", callback=parse_speed, help="Times real time, or max. [1]")
@@ -89,6 +101,9 @@ def up(
     speed: float | None,
     model: str | None,
     zone: str | None,
+    scenario: str | None,
+    faults: str | None,
+    telemetry_faults: str | None,
     scrape: tuple[str, ...],
     scrape_targets: Path | None,
     browse: bool | None,
@@ -99,10 +114,12 @@ def up(
     stages.check(settings)
     clock = SystemClock()
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    wrong = {"scenario": scenario, "faults": faults, "telemetry_faults": telemetry_faults}
+    extra = {name: value for name, value in wrong.items() if value is not None}
     if scrape or scrape_targets is not None:
         source = exporters(settings, scrape, scrape_targets, clock)
     else:
-        source = choose_source(settings, backend, replay, speed, clock, model, zone)
+        source = choose_source(settings, backend, replay, speed, clock, model, zone, extra)
     installation = install(settings, clock, source.inventory, series=True, books=True)
     browse = _has_display() if browse is None else browse
     stages.run_until_done(run(installation, source, lambda url: _say(url, browse=bool(browse))))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import func, select
 
 from collectors.contract.inventory import Inventory
@@ -16,7 +18,10 @@ from pipeline.books import journal, schema
 from pipeline.books.database import Database
 from pipeline.books.past import PastHour, PastWriter, read_plan, wanted
 from pipeline.books.rows import FIGURES, HOUR_US
+from pipeline.commands.past import fill
+from pipeline.commands.up import up
 from pipeline.commands.wiring import make_source
+from pipeline.settings import Settings
 
 FIRST, END = 500_000, 500_030
 
@@ -107,3 +112,36 @@ async def test_books_that_have_hours_get_no_past(tmp_path: Path, site: str) -> N
     await database.write(lambda one: one.execute(schema.meta.delete()))
     assert await database.read(lambda one: wanted(one, site, 1, range(FIRST, END))) is None
     await database.close()
+
+
+@pytest.mark.parametrize(("parent", "hours"), [(None, 24), (os.getppid(), 24), (1 << 30, 0)])
+async def test_a_past_ends_when_its_parent_is_gone(
+    parent: int | None, hours: int, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'books.db'}"
+    settings = Settings(data=tmp_path, books=url, past_days=1.0)
+    await fill(settings, "demo", SystemClock(), parent)
+    database = await _books(tmp_path / "books.db")
+    plan = await database.read(read_plan)
+    assert (0 if plan is None else plan.done - plan.first) == hours
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--faults", "random"], "write --site demo beside --faults"),
+        (["--backend", "nvml", "--scenario", "FILE"], "write --site demo beside --scenario"),
+        (["--site", "demo", "--scenario", "FILE"], "line 1: no fault 'nope'"),
+        (["--site", "demo", "--telemetry-faults", "lat"], 'did you mean "late"'),
+    ],
+)
+def test_faults_that_cannot_happen_keep_up_from_starting(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "faults.toml"
+    file.write_text('[[event]]\nfault = "nope"\n', encoding="utf-8")
+    given = [str(file) if word == "FILE" else word for word in arguments]
+    result = CliRunner().invoke(up, [*given, "--data", str(tmp_path / "data"), "--no-open"])
+    assert result.exit_code != 0
+    assert says in f"{result.output}{result.exception}"
