@@ -175,8 +175,10 @@ class Workload:
             for klass in self._classes
             if klass.name not in stuck
         ]
-        lack, klass = max(lacks, key=lambda pair: pair[0], default=(0.0, None))
-        # While a large one waits for room, others may go beyond their share.
+        # While a large one waits for room, others may go beyond their share: not those whose GPUs
+        # are set aside to be shared.
+        able = [pair for pair in lacks if pair[0] > 0 or not pair[1].members]
+        lack, klass = max(able, key=lambda pair: pair[0], default=(0.0, None))
         return klass if lack > -_BACKFILL * target else None
 
     def _size(self, klass: JobClass) -> int:

@@ -130,6 +130,14 @@ def test_small_tenants_share_gpus_and_slices_of_gpus():
         assert 0.01 <= gpu_us[name] / workload.allocated <= 0.035
 
 
+def test_where_a_large_job_waits_gpus_to_share_do_not_fill_its_room():
+    workload = Workload(make_site("demo"), 2, START_US)
+    for minute in range(0, 72 * 60, 20):
+        workload.changes(START_US + minute * 60_000_000)
+        held = Counter(job.klass.name for job in workload.running.values() if job.members)
+        assert max(held.values(), default=0) <= 2
+
+
 def test_a_later_life_never_reuses_ids():
     first = Workload(make_site("demo"), 1, START_US).changes(START_US)
     later = Workload(make_site("demo"), 1, START_US + 1_000_000).changes(START_US + 1_000_000)
