@@ -37,12 +37,8 @@ def choose_source(
     Without any of them named: this machine's GPUs.  Raises ConfigError or
     BackendUnavailableError with what to write.  `faults` are options of a simulation.
     """
-    simulated = replay is None and backend != "nvml" and (backend or settings.site)
-    if faults and not simulated:
-        raise ConfigError(
-            "faults can only happen to a simulated site: write --site demo beside "
-            + " and ".join(f"--{name.replace('_', '-')}" for name in faults)
-        )
+    if faults and (replay is not None or backend == "nvml" or not (backend or settings.site)):
+        raise ConfigError(_only_simulated(faults))
     if replay is not None:
         said = {"model": model, "zone": zone}
         extra = {name: value for name, value in said.items() if value is not None}
@@ -63,6 +59,11 @@ def choose_source(
     claims = settings.data / "simulated-claims.json"
     options = SourceOptions(site=settings.site, speed=speed, path=claims, extra=dict(faults or {}))
     return make_source("sim", options, clock)
+
+
+def _only_simulated(faults: Mapping[str, str]) -> str:
+    named = " and ".join(f"--{name.replace('_', '-')}" for name in faults)
+    return f"faults can only happen to a simulated site: write --site demo beside {named}"
 
 
 def exporters(
