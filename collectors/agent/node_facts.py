@@ -10,6 +10,7 @@ import msgspec
 
 from collectors.agent.slots import AWAY, LOST, Known, Slots
 from collectors.contract.facts import GpuFacts, NodeFacts
+from collectors.contract.flop import FLOP_METHOD_NAMES, FlopMethod
 from collectors.contract.identity import parse_slot, slot_text
 from collectors.contract.record import Origin
 from collectors.kit.clock import Clock
@@ -72,4 +73,6 @@ def _with_state(fact: GpuFacts | None, slot: int, known: Known) -> GpuFacts:
     if fact is None:
         labels = known.labels
         fact = GpuFacts(slot_text(slot), labels.uuid, labels.model, labels.serial)
+    if known.exported and fact.flop_method == FLOP_METHOD_NAMES[FlopMethod.NONE]:
+        fact = msgspec.structs.replace(fact, flop_method=FLOP_METHOD_NAMES[FlopMethod.EXPORTER])
     return fact if fact.state == state else msgspec.structs.replace(fact, state=state)

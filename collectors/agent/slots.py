@@ -57,6 +57,8 @@ class Known:
     """Wall time at which the state began."""
     missed: int = 0
     """Ticks in a row without an answer in time."""
+    exported: bool = False
+    """Whether an exporter measures the FLOP that the device does not."""
     shown: SlotLabels | None = None
     """The labels with the occupant that was last put in."""
 
@@ -211,7 +213,11 @@ class Slots:
             values = sample.values
             if slot in self._processes:
                 values = {**values, "processes": float(self._processes[slot])}
-            window = joined(late_window(slot), sample.flop or window_of(sample))
+            own = sample.flop
+            if own is None:
+                own = window_of(sample)
+                known.exported = own is not None
+            window = joined(late_window(slot), own)
             out.append(Reading(labels, known.energy_epoch, values, flop=window))
         return out
 

@@ -15,6 +15,7 @@ from collectors.agent.agent import Agent
 from collectors.agent.around import AgentSettings, Around
 from collectors.agent.occupants import Occupants, Seat
 from collectors.contract.facts import NodeFacts
+from collectors.contract.flop import FlopMethod, FlopWindow
 from collectors.contract.identity import pack_slot, slot_text, unpack_slot
 from collectors.contract.record import NodeRecord, SlotLabels
 from collectors.contract.source import (
@@ -61,11 +62,11 @@ class Node:
         self.found: Found | Exception = Found()
         clock = SystemClock() if real else self.clock
         self.occupants = Occupants(self._poll, clock, self.allocations.append)
-        around = Around(on_facts=self.facts.append, occupants=self.occupants)
+        self.around = Around(on_facts=self.facts.append, occupants=self.occupants)
         settings = AgentSettings("n1", 0.1 if real else 1.0, release_s=900, budget=60)
         self.agent = Agent(
             self.backend, clock, settings, self.records.append, self.events.append,
-            opened=opened, around=around,
+            opened=opened, around=self.around,
         )  # fmt: skip
 
     def _poll(self, seats: Sequence[Seat], processes: Sequence[GpuProcess]) -> Found:
@@ -220,6 +221,16 @@ async def test_facts_come_at_first_when_they_change_and_now_and_then() -> None:
         await node.tick()
     assert [gpu.state for gpu in node.facts[-1].gpus] == ["ok", "lost"]
     assert len(node.facts) == 3
+
+
+async def test_facts_say_where_an_exporter_measures_in_the_devices_place() -> None:
+    node = Node()
+    node.second.windows = [FlopWindow(FlopMethod.PIPE, 1_000_000, 5.0, 4.0, 6.0)] * 3
+    exported = FlopWindow(FlopMethod.EXPORTER, 1_000_000, 7.0, 6.0, 8.0)
+    node.around.window_of = lambda _labels, _values, _now_us: exported
+    await node.tick()
+    await node.tick(20)
+    assert [gpu.flop_method for gpu in node.facts[-1].gpus] == ["dcgm_pipe", "none"]
 
 
 async def test_let_go_and_taken_back() -> None:
