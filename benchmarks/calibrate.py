@@ -32,7 +32,8 @@ from collectors.simulator.workload import Workload
 F64 = NDArray[np.float64]
 START_US = 1_799_000_000_000_000
 QUANTILES = (10, 25, 50, 75, 90, 99)
-_FAST_S, _SLOW_S = (0.5, 1, 1.5, 2, 3, 4, 6), (15, 20, 30, 45, 60, 90, 120)
+_FAST_S = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 14)
+_SLOW_S = (15, 20, 30, 45, 60, 90, 120, 180, 300)
 _RMSE_BAR_C, _POINTS_BAR = 2.0, 5.0
 
 
@@ -107,6 +108,8 @@ def read_server(path: Path) -> dict[int, F64]:
     rows: dict[int, list[tuple[float, float, float]]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for row in csv.DictReader(file, skipinitialspace=True):
+            if not (row["power_W"] and row["temperature_C"]):
+                continue  # not told is not zero
             at_s = datetime.fromisoformat(row["timestamp"]).timestamp()
             told = (at_s, float(row["power_W"]), float(row["temperature_C"]))
             rows.setdefault(int(row["gpu_index"]), []).append(told)
