@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from fake_api import create_app
 from fake_fleet import FakeFleet
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 # Flags that keep the browser off the network and off the GPU.
 _FLAGS = [
@@ -21,6 +21,7 @@ _FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
+_PATIENCE_MS = 20_000
 Opener = Callable[..., Page]
 
 
@@ -43,6 +44,7 @@ def browser(chromium: str) -> Iterator[Browser]:
     Not for the whole session: while Playwright is open, no test that has an
     event loop of its own can run in this process.
     """
+    expect.set_options(timeout=_PATIENCE_MS)  # its own limit is a quarter of that
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
         yield browser
@@ -98,7 +100,7 @@ def opened(browser: Browser, served: tuple[FakeFleet, str], fleet: FakeFleet) ->
             )
             stack.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(20_000)
+            page.set_default_timeout(_PATIENCE_MS)
             page.on(
                 "console",
                 lambda said: (

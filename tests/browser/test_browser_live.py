@@ -141,7 +141,7 @@ def test_a_phone_scrolls_down_only(opened: Opener, path: str):
 )
 def test_the_pages_need_no_inline_script_and_no_eval(opened: Opener, path: str, ready: str):
     page = opened(path, policy=True)
-    expect(page.locator(ready).first).to_be_attached(timeout=20_000)
+    expect(page.locator(ready).first).to_be_attached()
 
 
 def test_dash_opens_no_socket_of_its_own(opened: Opener):

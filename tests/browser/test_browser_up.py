@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -25,8 +26,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, float]]:
     data = tmp_path_factory.mktemp("up")
     command = [PETAWATCH, "up", "--site", "aisc-phase1", "--data", data, "--port", "0", "--no-open"]
     began_s = time.monotonic()
+    environ = {**os.environ, "PETAWATCH_PAST_DAYS": "0"}
     with (data / "log").open("wb") as log:
-        process = subprocess.Popen([str(x) for x in command], stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(
+            [str(x) for x in command], stdout=subprocess.PIPE, stderr=log, env=environ
+        )
     assert process.stdout is not None
     said = process.stdout.readline().decode()
     address = re.search(r"http://\S+", said)
