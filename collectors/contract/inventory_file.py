@@ -119,8 +119,9 @@ class _Reader:
     ) -> str:
         value = table.get(key, default)
         if not isinstance(value, str) or not value.strip():
-            at = self.line_within(key, line) if key in table else line
-            raise self.error(at, key, "write a text in quotes")
+            if key not in table:
+                raise self.error(line, key, f'is missing; write {key} = "…"')
+            raise self.error(self.line_within(key, line), key, "write a text in quotes")
         return value
 
 

@@ -70,7 +70,7 @@ def test_slots_dates_and_nameplate_as_written(tmp_path: Path) -> None:
         ('"Asia/Hong_Kong"', '"HKT"', ["time_zone", "write one like"]),
         ("time_zone", "time_zon", [":4: time_zon", 'did you mean "time_zone"']),
         ('rack = "a03"', "rack = 3", [":8: rack", "text in quotes"]),
-        ('hall = "A"\n', "", ["hall", "text in quotes"]),
+        ('hall = "A"\n', "", ["hall: is missing", "write hall ="]),
         ('"a03n[01-08]"', '"a 1"', [":9: names", "not a name"]),
         ('"a03n[01-08]"', "[]", [":9: names"]),
         ("2026-01-01", '"soon"', [":11: from", "2026-01-31"]),
