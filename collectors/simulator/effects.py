@@ -30,12 +30,14 @@ _PUMP_RESISTANCE, _PUMP_INLET_K = 1.2, 12.0
 
 class Happening(NamedTuple):
     """Something that happens at one moment: `kind` is `xid`, `agent_crash`, `gpu_off_bus`,
-    `ecc_uncorrected`, `remap_failure`, `power_lost`; `code` an XID, or seconds."""
+    `ecc_uncorrected`, `remap_failure`, `power_lost`; `code` an XID, or seconds; `until_us` the
+    fault's end, None where it has none."""
 
     time_us: int
     kind: str
     gpu: int
     code: int
+    until_us: int | None = None
 
 
 class _Active(NamedTuple):
@@ -139,7 +141,7 @@ def _at_start(fault: _Active) -> list[Happening]:
         return []
     gpus = fault.gpus if kind != "agent_crash" else fault.gpus[::GPUS_PER_NODE]
     code = 79 if kind == "gpu_off_bus" else 64 if kind == "remap_failure" else int(event.strength)
-    return [Happening(event.at_us, kind, int(gpu), code) for gpu in gpus]
+    return [Happening(event.at_us, kind, int(gpu), code, event.end_us) for gpu in gpus]
 
 
 def _at_end(fault: _Active) -> list[Happening]:

@@ -176,6 +176,9 @@ class Fleet:
             self._presence.crash(node, time_us + one.code * 1_000_000)
             return []
         self.workload.fail(one.gpu, time_us)
+        if one.kind in {"power_lost", "gpu_off_bus"}:
+            until_us = None if one.until_us is None else self.start_us + one.until_us
+            self.workload.drain(one.gpu, until_us)
         if one.kind == "power_lost":
             return []
         entry = self.entries[node]

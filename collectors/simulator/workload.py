@@ -31,6 +31,7 @@ TARGET, _TRAINING_TARGET, _OVER = 0.80, 0.68, 0.04
 """Share of the GPUs at which starting stops, and how far beyond it a start may go."""
 CEILING = TARGET + _OVER
 _S = 1_000_000
+_EVER = 1 << 62
 _WAKE_US = 600 * _S
 """A scheduler looks again at least this often: shares move with the day."""
 
@@ -70,6 +71,7 @@ class Workload:
         self._log: list[Change] = []
         self.running: dict[int, Job] = {}
         self._absent: dict[int, int] = {}
+        self._drained: list[tuple[int, int, int]] = []
         self._ends = {entry.to_us for entry in self._entries if entry.to_us is not None}
         for node, entry in enumerate(self._entries):
             if entry.from_us > start_us:
@@ -98,6 +100,7 @@ class Workload:
 
     def _wake(self, time_us: int) -> None:
         """The scheduler looks at what is there: nodes come and go, shares move, jobs wait."""
+        self._undrain(time_us)
         for node in [node for node, from_us in self._absent.items() if from_us <= time_us]:
             del self._absent[node]
             pool, position = self._places[node]
@@ -125,7 +128,8 @@ class Workload:
                 for job in list(self.running.values()):
                     if any(at == node for at, _ in job.holds):
                         self._end(time_us, job, "cancelled")
-                self._leave_out(node, 1 << 62)
+                self._undrain(0, node)
+                self._leave_out(node, _EVER)
 
     def fail(self, gpu: int, time_us: int) -> None:
         """Ends the job on a GPU, if there is one, before its time."""
@@ -133,6 +137,27 @@ class Workload:
         for job in list(self.running.values()):
             if any(at == node and mask >> bit & 1 for at, mask in job.holds):
                 self._end(time_us, job, "failed")
+
+    def drain(self, gpu: int, until_us: int | None) -> None:
+        """Starts nothing on a GPU that is free now until a time (None: never again)."""
+        node, bit = divmod(gpu, GPUS_PER_NODE)
+        pool, position = self._places[node]
+        if pool.mask[position] >> bit & 1:
+            pool.take(position, 1 << bit)
+            self._drained.append((_EVER if until_us is None else until_us, node, 1 << bit))
+            if until_us is not None:
+                self._push(until_us, None)
+
+    def _undrain(self, before_us: int, node: int | None = None) -> None:
+        """Gives drained GPUs back whose time is over, or all of a node."""
+        kept: list[tuple[int, int, int]] = []
+        for until_us, where, mask in self._drained:
+            if until_us <= before_us or where == node:
+                pool, position = self._places[where]
+                pool.give(position, mask)
+            else:
+                kept.append((until_us, where, mask))
+        self._drained = kept
 
     def _push(self, time_us: int, job: Job | None) -> None:
         self._serial += 1

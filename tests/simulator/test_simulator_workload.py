@@ -149,3 +149,19 @@ def test_there_are_a_few_dozen_large_tenants_and_330_small_ones():
     assert len(large) == 36
     assert len(small) == 330
     assert len({tenant.name for tenant in (*large, *small)}) == 366
+
+
+def test_nothing_starts_on_what_is_drained_until_its_time():
+    workload = Workload(make_site("demo"), 3, START_US)
+    until_us = START_US + 3 * HOUR_US
+    for gpu in range(8):
+        workload.fail(gpu, START_US)
+        workload.drain(gpu, until_us)
+    seen: list[int] = []
+    for change in workload.changes(START_US + 12 * HOUR_US):
+        held = any(node == 0 for node, _ in change.job.holds)
+        if held and change.started and change.time_us > START_US:
+            seen.append(change.time_us)
+    assert seen
+    assert min(seen) >= until_us
+    assert workload.allocated <= 64
