@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -76,26 +77,41 @@ async def test_every_row_arrives_with_its_value_and_its_time(
     assert powers == written
 
 
+async def runs_until(bus: Bus, topic: str, enough: int) -> list[NodeRecord]:
+    """The records of a topic up to that with which there are so many runs; more may come."""
+    consumer = bus.consumer([topic], None)
+    await consumer.start()
+    found: list[NodeRecord] = []
+    while len({record.run for record in found}) < enough:
+        for chunk in await consumer.fetch(0.3):
+            found += [parse(value) for value in chunk.values]
+    await consumer.stop()
+    return found
+
+
 async def test_an_agent_sends_what_it_spooled_before(
     kafka_url: str, topics: tuple[Bus, str], tmp_path: Path
 ) -> None:
-    """Three ticks without a bus, one with it: four records, none twice."""
+    """Three ticks without a bus, then a life with one: their records come, each once."""
     bus, prefix = topics
-    surroundings = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    more = {"XDG_STATE_HOME": str(tmp_path), "PETAWATCH_AGENT_METRICS_PORT": "0"}
+    surroundings = {**os.environ, **more}
 
-    def agent(url: str) -> None:
-        subprocess.run(
-            [PETAWATCH, "agent", "--backend", "sim", "--once", "--node", "n1", "--bus", url,
-             "--topic-prefix", prefix],
-            env=surroundings, check=True, timeout=60, capture_output=True,
+    async def agent(url: str, *options: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            PETAWATCH, "agent", "--backend", "sim", "--node", "n1", "--bus", url,
+            "--topic-prefix", prefix, *options, env=surroundings, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
     for _ in range(3):
-        agent("kafka://127.0.0.1:9")
-    agent(kafka_url)
-    agent(kafka_url)
-    records: list[NodeRecord] = [parse(value) for _, value in await values(bus, prefix + GPU, 5)]
-    assert len({record.run for record in records}) == len(records) == 5
-    assert {record.node for record in records} == {"n1"}
-    events = [json.loads(value)["kind"] for _, value in await values(bus, prefix + EVENTS, 10)]
-    assert sorted(events) == ["agent_start"] * 5 + ["agent_stop"] * 5
+        assert await (await agent("kafka://127.0.0.1:9", "--once")).wait() == 0
+    living = await agent(kafka_url)
+    found = await runs_until(bus, prefix + GPU, 4)
+    living.terminate()
+    assert await living.wait() == 0
+    of_life = max(record.run for record in found)  # ids of runs are in order of their starts
+    before = [record.run for record in found if record.run != of_life]
+    assert len(before) == len(set(before)) == 3
+    assert {record.node for record in found} == {"n1"}
+    events = [json.loads(value)["kind"] for _, value in await values(bus, prefix + EVENTS, 8)]
+    assert sorted(events) == ["agent_start"] * 4 + ["agent_stop"] * 4
