@@ -140,7 +140,11 @@ async def test_two_slow_gpus_are_read_beside_the_others() -> None:
         node.devices[index].before_read = None
     for _ in range(12):
         await tick()
-    await until(lambda: lanes.threads == 1)
+
+    # A machine that is busy makes a reading slow by itself: it has to be quick in a row.
+    async with asyncio.timeout(60):
+        while lanes.threads > 1:
+            await tick()
     lanes.end()
 
 

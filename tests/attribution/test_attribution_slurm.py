@@ -129,14 +129,14 @@ def test_jobs_come_are_requeued_and_go(world: World, cluster: Cluster):
         SLOTS[2]: f"slurm:{second}",
     }
     assert [one.tenant for one in world.claims(first)] == ["lab-a", "lab-a"]
-    cluster.run("scontrol", "requeue", first)
-    until(lambda: not (world.jobs / f"job-{first}.json").exists(), "no epilog")
-    world.poll()
-    assert world.poll().occupants == {SLOTS[2]: f"slurm:{second}"}
-    cluster.run("scancel", second)
+    cluster.run("scontrol", "requeuehold", first)  # it must not begin again before we look
+    until(
+        lambda: world.poll().occupants == {SLOTS[2]: f"slurm:{second}"},
+        "the job that was requeued stays",
+    )
+    cluster.run("scancel", first, second)
     until(lambda: not list(world.jobs.glob("[0-9j]*")), "a file stays")
-    world.poll()
-    assert world.poll().occupants == {}
+    until(lambda: world.poll().occupants == {}, "a job that was cancelled stays")
 
 
 def test_without_cgroups_a_process_is_known_by_its_environment(world: World, cluster: Cluster):
