@@ -13,11 +13,12 @@ from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
-from collectors.contract.bus import Bus, BusUnavailableError, Chunk, Consumer, Partition
+from collectors.contract.bus import Bus, Chunk, Consumer, Partition
 from collectors.contract.facts import NodeFacts
 from collectors.contract.identity import parse_slot
 from collectors.contract.topics import EVENTS, FACTS, Event
 from collectors.kit.clock import Clock
+from pipeline.api.follow import TopicFollower
 from pipeline.health import HealthBoard
 
 MAX_EVENTS = 20_000
@@ -42,12 +43,12 @@ class FleetLog:
     """
 
     def __init__(self, bus: Bus, prefix: str, clock: Clock, board: HealthBoard) -> None:
-        self._bus = bus
-        self._events_topic, self._facts_topic = prefix + EVENTS, prefix + FACTS
+        self._events_topic = prefix + EVENTS
+        topics = [self._events_topic, prefix + FACTS]
+        self._follower = TopicFollower(bus, topics, clock, board, name="fleet", at_once=_AT_ONCE)
         self._clock = clock
         self._board = board
         self._next: dict[Partition, int] = {}
-        self._stopping = False
         self._began_us = clock.wall_us()
         self._events: OrderedDict[_Key, Event] = OrderedDict()
         self.facts: dict[str, tuple[int, NodeFacts]] = {}
@@ -57,28 +58,10 @@ class FleetLog:
 
     async def run(self) -> None:
         """Follows until `stop`; an absent bus is tried again each second."""
-        while not self._stopping:
-            try:
-                await self._follow()
-            except BusUnavailableError as error:
-                self._board.add("fleet_bus_errors")
-                _log.warning("fleet_log_bus_unavailable error=%s", type(error).__name__)
-                await self._clock.sleep(1.0)
-
-    async def _follow(self) -> None:
-        consumer = self._bus.consumer([self._events_topic, self._facts_topic], None)
-        try:
-            await consumer.start()
-            await self._position(consumer)
-            while not self._stopping:
-                self.take(await consumer.fetch(1.0, _AT_ONCE))
-        finally:
-            await consumer.stop()
+        await self._follower.run(self._position, self.take)
 
     async def _position(self, consumer: Consumer) -> None:
         """Goes on where it was; at the first, facts from their beginning, and the newest events."""
-        if not consumer.assigned:
-            raise BusUnavailableError(f"{self._events_topic} is not there yet")
         ends = await consumer.end_offsets()
         for partition, end in ends.items():
             reached = self._next.get(partition)
@@ -155,4 +138,4 @@ class FleetLog:
 
     def stop(self) -> None:
         """Ends `run` within a second."""
-        self._stopping = True
+        self._follower.stop()

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from collectors.contract.bus import Bus, BusUnavailableError, Chunk, Consumer, Partition
+from collectors.contract.bus import Bus, Chunk, Consumer, Partition
 from collectors.contract.record import SlotLabels
 from collectors.kit.clock import Clock
 from pipeline.api.auth import Session
+from pipeline.api.follow import TopicFollower
 from pipeline.api.frames import BrokenFrameError, Frame, parse_frame
 from pipeline.api.history import History
 from pipeline.health import KEY_PREFIX, HealthBoard, HealthRecord, parse_health
@@ -91,8 +92,7 @@ class LiveHub:
         *,
         history_minutes: float = 15.0,
     ) -> None:
-        self._bus = bus
-        self._topic = topic
+        self._follower = TopicFollower(bus, [topic], clock, board, name="live", at_once=_AT_ONCE)
         self._clock = clock
         self._board = board
         self._back_us = int(history_minutes * 60e6)
@@ -110,29 +110,10 @@ class LiveHub:
 
     async def run(self) -> None:
         """Follows the topic until `stop`; an absent bus is tried again each second."""
-        while not self._stopping:
-            try:
-                await self._follow()
-            except BusUnavailableError as error:
-                self._board.add("live_bus_errors")
-                _log.warning("live_bus_unavailable error=%s", type(error).__name__)
-                await self._clock.sleep(1.0)
-
-    async def _follow(self) -> None:
-        consumer = self._bus.consumer([self._topic], None)
-        try:
-            await consumer.start()
-            await self._position(consumer)
-            # Asked each time: `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
-            while not self._stopping:
-                self.take(await consumer.fetch(1.0, _AT_ONCE))
-        finally:
-            await consumer.stop()
+        await self._follower.run(self._position, self.take)
 
     async def _position(self, consumer: Consumer) -> None:
         """Goes on where it was, or at the first go back by the history's length."""
-        if not consumer.assigned:
-            raise BusUnavailableError(f"{self._topic} is not there yet")
         ends = await consumer.end_offsets()
         for partition in consumer.assigned:
             reached = self._next.get(partition)
@@ -214,6 +195,7 @@ class LiveHub:
     def stop(self) -> None:
         """Sends all viewers away and ends `run` within a second."""
         self._stopping = True
+        self._follower.stop()
         for viewer in self._viewers:
             viewer.close(_GOING_AWAY)
 
