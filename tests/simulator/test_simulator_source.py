@@ -211,3 +211,32 @@ async def test_each_node_says_how_it_measures_and_again_after_ten_minutes(bus: S
         "util_clock",
     }
     assert "fan_speed" in first["gpus"][0]["unsupported"]
+
+
+class _Kept:
+    """A producer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Keeps them."""
+        self.messages += messages
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+async def test_the_speed_changes_no_byte() -> None:
+    found: list[list[Message]] = []
+    for speed in (None, 40.0, 200.0):
+        kept = _Kept()
+        extra = {"telemetry_faults": "all", "faults": "random:20000"}
+        options = _options(speed=speed, minutes=1.0, extra=extra)
+        await create(options, SystemClock()).run(kept, asyncio.Event())
+        found.append([one for one in kept.messages if not one.topic.endswith(FACTS)])
+    assert len(found[0]) > 400
+    assert found[0] == found[1] == found[2]
