@@ -17,11 +17,12 @@ GPU, EVENTS, ALLOC, FACILITY, FACTS = (
     "telemetry.facts",
 )
 DEAD = "telemetry.dead"
-LIVE, ALERTS, CONTROL, FLUSHED = (
+LIVE, ALERTS, CONTROL, FLUSHED, STATE = (
     "petawatch.live",
     "petawatch.alerts",
     "petawatch.control",
     "petawatch.flushed",
+    "petawatch.state",
 )
 
 _HOUR, _MIB = 3600, 2**20
@@ -46,6 +47,7 @@ def topic_specs(
         TopicSpec(ALERTS, 1, 400 * 24 * _HOUR, 512 * _MIB, compacted=True),
         TopicSpec(CONTROL, 1, 400 * 24 * _HOUR, 64 * _MIB, compacted=True),
         TopicSpec(FLUSHED, 1, keep_s, 256 * _MIB),
+        TopicSpec(STATE, 1, 400 * 24 * _HOUR, 256 * _MIB, compacted=True),
         TopicSpec(DEAD, 1, keep_s, 512 * _MIB),
     ]
     return [dataclasses.replace(spec, name=prefix + spec.name) for spec in specs]

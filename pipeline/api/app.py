@@ -97,7 +97,8 @@ def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     api: Api = app.state.api
-    followed = (api.hub, api.fleet_log)
+    acts = () if api.deps.acts is None else (api.deps.acts,)
+    followed = (api.hub, api.fleet_log, *acts)
     on_start: list[Callable[[], Awaitable[None]]] = app.state.on_start
     tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in followed]
     try:

@@ -23,6 +23,7 @@ from pipeline.api.fleet_log import FleetLog
 from pipeline.api.live import LiveHub
 from pipeline.api.places import Places
 from pipeline.api.settings import ApiSettings
+from pipeline.books.acts import Outbox
 from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
@@ -62,6 +63,8 @@ class ApiDeps:
     clock: Clock
     board: HealthBoard
     books: UsageReader | None = None
+    acts: Outbox | None = None
+    """Where people's decisions are written; without it the routes that decide answer 503."""
     topic_prefix: str = ""
 
 

@@ -153,5 +153,29 @@ spans = Table(
 )
 """Per node the first and last kept point of each series (`pipeline.books.spans`)."""
 
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    _whole("at_us"),
+    _text("actor"),
+    _text("action"),
+    _text("subject"),
+    _text("detail"),
+    Index("audit_time", "at_us"),
+    Index("audit_subject", "subject"),
+)
+"""Who did what when; `detail` is JSON.  Rows are added, never changed."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    _text("topic"),
+    Column("key", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+)
+"""Records decided on and not yet on the bus, in order; see `pipeline.books.acts`."""
+
 meta = Table("meta", metadata, _text("key", primary_key=True), _text("value"))
 """What holds for the books as a whole: the time zone of `day_totals`, the first hour."""

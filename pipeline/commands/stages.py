@@ -108,6 +108,7 @@ def make_app(installation: Installation, board: HealthBoard, usage: Any = None) 
         clock=installation.clock,
         board=board,
         books=usage,
+        acts=None if usage is None else installation.acts(board),
         topic_prefix=settings.topic_prefix,
     )
     app = create_app(deps, ApiSettings.of(settings))

@@ -23,6 +23,7 @@ from collectors.contract.topics import topic_specs
 from collectors.kit import config, plugins
 from collectors.kit.clock import Clock
 from collectors.kit.config import ConfigError
+from pipeline.books.acts import Outbox
 from pipeline.books.database import BooksUnavailableError, Database
 from pipeline.books.queries import BooksReader
 from pipeline.books.role import Books, BooksSettings
@@ -165,6 +166,10 @@ class Installation:
     def usage(self) -> BooksReader:
         """What the books tell."""
         return BooksReader(self.opened_database(), lambda: self.inventory)
+
+    def acts(self, board: HealthBoard) -> Outbox:
+        """Where people's decisions are written."""
+        return Outbox(self.opened_database(), self.bus, self.clock, board)
 
     def books(self) -> Books:
         """The `books`."""
