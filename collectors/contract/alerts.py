@@ -18,6 +18,20 @@ SCOPES = ("gpu", "node", "rack", "hall", "tenant", "site", "pipeline")
 ALERT_STATES = ("pending", "firing", "resolved")
 INCIDENT_STATES = ("open", "resolved")
 CONCERNS = ("operator", "tenant")
+FAMILIES = (
+    "thermal",
+    "power",
+    "memory",
+    "link",
+    "lost",
+    "program",
+    "waste",
+    "clock",
+    "pipeline",
+)
+"""What goes wrong together: alerts of one family at one place and time are one incident.
+`lost` is a GPU, node or rack that is silent, missing or off the bus; `program` a tenant's own
+fault; `link` PCIe and NVLink."""
 
 
 class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,6 +72,8 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = ""
     text: str = ""
     """One sentence for people, with figures."""
+    family: str = ""
+    """One of FAMILIES."""
     cause: str = ""
     """What is thought to be wrong, as one of the words of the rule's runbook."""
     confidence: float | None = None
@@ -105,6 +121,7 @@ class Incident(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str
     severity: str
     title: str
+    family: str
     cause: str
     subject: Subject
     opened_us: int
