@@ -150,6 +150,44 @@ class Incident(msgspec.Struct, frozen=True, omit_defaults=True):
         return b"incident/" + self.id.encode()
 
 
+OUTCOMES = ("sent", "silenced", "maintenance", "refused", "too_old")
+
+
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a notice at one target: a record of `petawatch.alerts`."""
+
+    target: str
+    incident: str
+    notice: int
+    outcome: str
+    """One of OUTCOMES."""
+    at_us: int
+    attempts: int = 1
+    detail: str = ""
+    """The target's own words where it refused."""
+
+    @property
+    def key(self) -> bytes:
+        """The record's key on the bus."""
+        return f"delivery/{self.target}/{self.incident}".encode()
+
+
+AlertRecord = Alert | Incident | Delivery
+
+
+def parse_alert_record(key: bytes, value: bytes) -> AlertRecord:
+    """A record of `petawatch.alerts`.  Raises ValueError for what is none."""
+    kind = key.partition(b"/")[0]
+    known: dict[bytes, type[AlertRecord]] = {
+        b"alert": Alert,
+        b"incident": Incident,
+        b"delivery": Delivery,
+    }
+    if kind not in known:
+        raise ValueError(f"no such record: {kind[:32]!r}")
+    return msgspec.json.decode(value, type=known[kind])
+
+
 CONTROL_KINDS = ("silence", "acknowledge", "comment", "notify_test")
 
 
