@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT, Kind, Metric
 from pipeline.series.columns import absent_counter, absent_gauge, select_raw
-from pipeline.series.minute_fields import MINUTE_US, check_inside
+from pipeline.series.packed import MINUTE_US
 from pipeline.series.port import CounterSpan, GaugeSpan, MinuteParts, NodeMasks, RawSamples
 
 Columns = dict[str, Any]
@@ -71,6 +71,14 @@ def tables() -> dict[str, dict[str, str]]:
     }
 
 
+def _inside(name: str, offset_us: NDArray[np.int64], present: NDArray[np.bool_]) -> Any:
+    """The offsets; raises ValueError when one that is present is outside its minute."""
+    inside = (offset_us >= 0) & (offset_us < MINUTE_US)
+    if not (inside | ~present).all():
+        raise ValueError(f"{name}: a part has a point outside its minute")
+    return offset_us
+
+
 def _nullable(values: NDArray[Any], present: NDArray[np.bool_]) -> Any:
     return values if present.all() else np.ma.masked_array(values, mask=~present)
 
@@ -97,14 +105,14 @@ def part_columns(parts: MinuteParts, node: NDArray[np.int32]) -> Columns:
         present = counter.first != _ABSENT
         if present.any():
             for end, times in (("t0", counter.first_us), ("t1", counter.last_us)):
-                offset = check_inside(name, times - start_us, present)
+                offset = _inside(name, times - start_us, present)
                 columns[f"{name}_{end}"] = _nullable(offset.astype(np.int32), present)
             columns[f"{name}_v0"] = _nullable(counter.first, present)
             columns[f"{name}_v1"] = _nullable(counter.last, present)
     for name, gauge in parts.gauges.items():
         present = ~np.isnan(gauge.last)
         if present.any():
-            offset = check_inside(name, gauge.last_us - start_us, present)
+            offset = _inside(name, gauge.last_us - start_us, present)
             columns[f"{name}_lt"] = _nullable(offset.astype(np.int32), present)
             for end, values in (("min", gauge.minimum), ("max", gauge.maximum)):
                 columns[f"{name}_{end}"] = _nullable(values, present)

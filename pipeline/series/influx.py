@@ -1,7 +1,7 @@
 """The distributed series store: InfluxDB 2.x.
 
 Buckets `PREFIX_raw` (measurement `gpu`) and `PREFIX_minutes` (`gpu_minute`,
-`node_minute`); `lines` and `minute_fields` say what is in them.
+`node_minute`); `lines` and `packed` say what is in them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from collectors.contract.identity import slot_text
-from pipeline.series import lines, minute_fields
+from pipeline.series import lines
 from pipeline.series.columns import select_masks, select_parts, select_raw
 from pipeline.series.influx_columns import masks_of, parts_of, place_of, samples_of
 from pipeline.series.influx_query import MOST_BOUND, Where, quoted, rfc3339, select
 from pipeline.series.influx_wire import BucketGoneError, InfluxWire
+from pipeline.series.packed import word_and_bit
 from pipeline.series.port import (
     MinuteParts,
     NodeMasks,
     RawSamples,
     Refused,
+    StoreSetupError,
     WriteBatch,
     WriteResult,
 )
 from pipeline.series.requests import Kept, requests_of
+from pipeline.series.unpacked import UnpackableError
 
 _DAY_S = 86_400
 _REQUESTS_IN_FLIGHT = 2
@@ -108,22 +111,30 @@ class InfluxStore:
         gauges: Sequence[str] | None = None,
     ) -> MinuteParts:
         """All parts with from_minute ≤ minute < to_minute, unmerged, in no order."""
-        metrics = _chosen(counters, Kind.COUNTER) + _chosen(gauges, Kind.GAUGE)
-        columns: dict[str, type] = {"node": str, "slot": str}
-        columns |= dict.fromkeys((*lines.PART_FIELDS, "t", *minute_fields.form_words()), int)
-        for metric in metrics:
-            kind = int if metric.kind is Kind.COUNTER else float
-            columns |= dict.fromkeys(minute_fields.field_names(metric), kind)
-            columns[f"{metric.name}_t"] = int
+        metrics = _chosen(counters, Kind.COUNTER), _chosen(gauges, Kind.GAUGE)
+        columns: dict[str, type] = {"node": str, "slot": str, "part": str}
+        if metrics[1]:
+            columns["gauges"] = str
         where = Where().minutes(from_minute, to_minute).one_of("node", nodes)
         where.one_of("slot", None if slots is None else [slot_text(slot) for slot in slots])
         found = await self._query(
             self._minute_bucket, select(quoted(columns), "gpu_minute"), where, columns
         )
-        parts = await asyncio.to_thread(parts_of, found, metrics)
+        parts = await asyncio.to_thread(self._parts, found, metrics)
         if nodes is not None:
             parts = select_parts(parts, _among(parts, nodes))
         return parts if slots is None else select_parts(parts, _has_slot(parts, slots))
+
+    def _parts(
+        self, found: Mapping[str, Any], metrics: tuple[list[Metric], list[Metric]]
+    ) -> MinuteParts:
+        try:
+            return parts_of(found, *metrics)
+        except UnpackableError as error:
+            raise StoreSetupError(
+                f"the bucket {self._minute_bucket!r} holds {error}: name other buckets in the"
+                " store's address (prefix=…), or read it with the version that wrote it"
+            ) from error
 
     async def nearest(
         self, minute: int, *, nodes: Sequence[str], counter: str, before: bool, reach: int
@@ -133,8 +144,9 @@ class InfluxStore:
             raise ValueError(f"{counter} is not a counter")
         span = (minute - reach, minute) if before else (minute, minute + reach + 1)
         choose = "last" if before else "first"
-        selected = select([f'{choose}("{counter}_v0")'], "gpu_minute")
-        where = Where().minutes(*span).one_of("node", nodes)
+        word, bit = word_and_bit(CATALOGUE.by_name[counter])
+        selected = select([f'{choose}("{word}")'], "gpu_minute")
+        where = Where().minutes(*span).one_of("node", nodes).has_bit(word, bit)
         found = await self._query(
             self._minute_bucket, selected, where, {"tags": str}, "GROUP BY node, slot"
         )

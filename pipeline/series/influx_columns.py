@@ -16,8 +16,8 @@ from collectors.contract.catalogue import COUNTER_ABSENT, Kind, Metric
 from collectors.contract.identity import parse_slot
 from collectors.contract.record import Origin
 from pipeline.series.columns import empty_masks, empty_parts, empty_raw, select_raw
-from pipeline.series.minute_fields import read_counter, read_gauge
 from pipeline.series.port import I32, I64, U64, MinuteParts, NodeMasks, RawSamples
+from pipeline.series.unpacked import unpack_counters, unpack_gauges
 
 Answer = Mapping[str, NDArray[Any]]
 _MINUTE_NS = np.int64(60_000_000_000)
@@ -45,27 +45,21 @@ def place_of(tags: str) -> tuple[str, int]:
     return node, parse_slot(slot)
 
 
-def parts_of(answer: Answer, metrics: Sequence[Metric]) -> MinuteParts:
-    """Points of `gpu_minute` as parts."""
-    counters = [metric for metric in metrics if metric.kind is Kind.COUNTER]
-    gauges = [metric for metric in metrics if metric.kind is Kind.GAUGE]
+def parts_of(answer: Answer, counters: Sequence[Metric], gauges: Sequence[Metric]) -> MinuteParts:
+    """Points of `gpu_minute` as parts; raises UnpackableError for what another version wrote."""
     if not len(answer["time"]):
         return empty_parts((m.name for m in counters), (m.name for m in gauges))
     nodes, node = coded(answer["node"].tolist())
     minute = _minutes(answer)
+    keys, spans = unpack_counters(answer["part"].tolist(), minute, counters)
     return MinuteParts(
         nodes=nodes,
         node=node,
         slot=_slots(answer["slot"].tolist()),
         minute=minute,
-        run=answer["run"],
-        label_epoch=answer["label_epoch"],
-        writer=answer["writer"],
-        eviction=answer["eviction"].astype(np.int32),
-        origin=answer["origin"].astype(np.uint8),
-        energy_epoch=answer["energy_epoch"],
-        counters={metric.name: read_counter(metric, minute, answer) for metric in counters},
-        gauges={metric.name: read_gauge(metric, minute, answer) for metric in gauges},
+        **keys,
+        counters=spans,
+        gauges=unpack_gauges(answer["gauges"].tolist(), minute, gauges) if gauges else {},
     )
 
 

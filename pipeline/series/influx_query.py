@@ -43,6 +43,11 @@ class Where:
         self.conditions.append(f"({either})" if bound else "time < 0 AND time > 0")
         return self
 
+    def has_bit(self, column: str, bit: int) -> Where:
+        """The column, one of ours, has a bit set."""
+        self.conditions.append(f'"{column}" & {1 << bit} = {1 << bit}')
+        return self
+
 
 def quoted(columns: Iterable[str]) -> list[str]:
     """Names of the catalogue's as identifiers."""

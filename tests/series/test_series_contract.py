@@ -370,8 +370,9 @@ async def test_an_empty_batch_is_no_work(store: SeriesStore) -> None:
 
 
 def test_parts_outside_their_minute_are_a_mistake_of_the_caller() -> None:
-    from pipeline.series.minute_fields import minute_numbers  # noqa: PLC0415
+    from pipeline.series.packed import pack_counters, pack_gauges  # noqa: PLC0415
 
     parts: MinuteParts = unique_parts(17, 5)
-    with pytest.raises(ValueError, match="outside its minute"):
-        minute_numbers(replace(parts, minute=parts.minute + 1))
+    for pack in (pack_counters, pack_gauges):
+        with pytest.raises(ValueError, match="outside its minute"):
+            pack(replace(parts, minute=parts.minute + 1))

@@ -194,22 +194,16 @@ def test_key_offsets_are_as_documented() -> None:
     assert lines.key_offset_ns(np.array([1], np.uint64)).tolist() == [offset(1)]
 
 
-def test_minute_parts_have_no_more_fields_than_they_need() -> None:
+def test_a_minute_part_is_few_fields() -> None:
     """The server's CPU goes by the field."""
-    parts = random_parts(8, 1, absent=0.0)
-    start_us = parts.minute * MINUTE_US
-    counters = {
-        name: replace(span, first_us=start_us + 1, last_us=start_us + 9, last=span.first)
-        for name, span in parts.counters.items()
-    }
-    gauges = {
-        name: replace(span, minimum=span.last, maximum=span.last, last_us=start_us + 9)
-        for name, span in parts.gauges.items()
-    }
-    (point,) = points(lines.part_blocks(replace(parts, counters=counters, gauges=gauges)))
-    names = {name for name, _ in point[2]}
-    assert len(names) == len(CATALOGUE) + len(lines.PART_FIELDS) + 4
-    assert dict(point[2])["t"] == 1 << 26 | 9
+    parts = random_parts(8, 40, nodes=("a", "b=,"), absent=0.1)
+    text = b"".join(bytes(block.lines) for block in lines.part_blocks(parts)).decode()
+    fields = [re.split(r"(?<!\\) ", line.strip())[1] for line in text.splitlines()]
+    assert len(fields) == 40
+    names = [re.findall(r"(\w+)=", re.sub(r'"[^"]*"', "", field)) for field in fields]
+    assert all(found == ["part", "gauges", "holds1"] for found in names)
+    times = [int(line.rsplit(" ", 1)[1]) for line in text.splitlines()]
+    assert times == lines.part_times_ns(parts).tolist()
 
 
 def test_limits_of_the_wire_fit_a_line() -> None:
