@@ -87,7 +87,7 @@ class _Writer:
             strided(matrix, at, column.dtype)[:] = column
             at += column.itemsize
         coded = binascii.b2a_base64(matrix, newline=False)  # type: ignore[arg-type]
-        return np.frombuffer(coded, np.uint8).reshape(self.rows, -1)
+        return np.frombuffer(coded, np.uint8).reshape(self.rows, matrix.shape[1] // 3 * 4)
 
 
 def strided(matrix: Bytes, start: int, kind: Any) -> NDArray[Any]:
