@@ -150,7 +150,9 @@ class Incident(msgspec.Struct, frozen=True, omit_defaults=True):
         return b"incident/" + self.id.encode()
 
 
-OUTCOMES = ("sent", "silenced", "maintenance", "refused", "too_old")
+OUTCOMES = ("sending", "sent", "silenced", "maintenance", "refused", "too_old")
+"""`sending` is written before the first attempt, so that after a crash a notice that may go out
+twice is known for one; the others are final."""
 
 
 class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,9 +6,13 @@ it: what is installed and silent is missing, not absent.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+
+from collectors.contract.identity import slot_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +65,26 @@ class Inventory:
     def pflops(self, time_us: int) -> float:
         """Nameplate PFLOP/s installed at a time."""
         return sum(len(node.slots) * node.pflops_per_gpu for node in self.at(time_us))
+
+
+class InstalledSlots:
+    """What an inventory has at any time, to look up what people write."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._slots: dict[str, set[int]] = {}
+        for node in inventory.nodes:
+            self._slots.setdefault(node.name, set()).update(node.slots)
+
+    def wrong(self, names: Iterable[str], slots: Iterable[int]) -> tuple[str, str] | None:
+        """The key (`nodes` or `slots`) that names what there is not, and what there is."""
+        for name in names:
+            has = self._slots.get(name)
+            if has is None:
+                near = difflib.get_close_matches(name, list(self._slots), n=1)
+                hint = f'; did you mean "{near[0]}"?' if near else ""
+                return "nodes", f"no such node in the inventory: {name!r}{hint}"
+            missing = next((slot for slot in slots if slot not in has), None)
+            if missing is not None:
+                there = ", ".join(slot_text(slot) for slot in sorted(has))
+                return "slots", f"{name} has no GPU at {slot_text(missing)}; it has {there}"
+        return None

@@ -16,9 +16,9 @@ from = 2026-01-01
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, tzinfo
+from datetime import UTC, datetime
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -27,15 +27,14 @@ from zoneinfo import ZoneInfo, available_timezones
 from collectors.contract.identity import parse_slot, slot_text
 from collectors.contract.inventory import InstalledNode, Inventory
 from collectors.contract.models import gpu_models
-from collectors.kit.toml_file import ConfigError, closest, line_of, read_toml
+from collectors.contract.site_toml import MOST_NODES, TomlEntry, TomlReader
+from collectors.kit.toml_file import closest, line_of, parse_toml, read_text
 
 SITE_KEYS = ("name", "title", "time_zone", "precision", "sparsity", "clock_basis")
 NODE_KEYS = ("hall", "rack", "names", "model", "slots", "pflops_per_gpu", "from", "to")
 _NAMEPLATE = {"precision": "FP16", "sparsity": "dense", "clock_basis": "boost clock"}
 _DEFAULT_SLOTS = 8
-_MOST_SLOTS, _MOST_NODES = 64, 100_000
-_RANGE = re.compile(r"\[(\d+)-(\d+)\]")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MOST_SLOTS = 64
 
 
 def indexed_slots(count: int) -> tuple[int, ...]:
@@ -45,22 +44,24 @@ def indexed_slots(count: int) -> tuple[int, ...]:
 
 def load_inventory(path: Path) -> Inventory:
     """Reads `site.toml`.  Raises ConfigError with file, line, key and what to write."""
-    text, table = read_toml(path)
-    reader = _Reader(path, text)
+    return parse_inventory(path, read_text(path))
+
+
+def parse_inventory(path: Path, text: str) -> Inventory:
+    """Reads the text of a `site.toml`; `path` is for messages.  Raises ConfigError."""
+    table = parse_toml(path, text)
+    reader = TomlReader(path, text)
     reader.only(table, ("site", "nodes"), 1)
-    site = reader.table(table, "site")
-    zone = reader.zone(site)
-    node_tables = table.get("nodes")
-    if not isinstance(node_tables, list) or not all(
-        isinstance(item, dict) for item in cast("list[object]", node_tables or [None])
-    ):
+    site = _site_table(reader, table)
+    zone = _zone(reader, site)
+    entries = reader.entries(table, "nodes", NODE_KEYS, zone)
+    if not entries:
         raise reader.error(1, "nodes", "write at least one [[nodes]] entry")
     nodes: list[tuple[int, InstalledNode]] = []
-    for number, node_table in enumerate(cast("list[dict[str, Any]]", node_tables)):
-        entry = _Entry(reader, node_table, number, zone)
-        nodes += [(entry.line, node) for node in entry.nodes()]
-        if len(nodes) > _MOST_NODES:
-            raise reader.error(entry.line, "names", f"more than {_MOST_NODES} nodes")
+    for entry in entries:
+        nodes += [(entry.line, node) for node in _Nodes(entry).nodes()]
+        if len(nodes) > MOST_NODES:
+            raise reader.error(entry.line, "names", f"more than {MOST_NODES} nodes")
     _refuse_overlaps(reader, nodes)
     line = line_of(text, "site")
     name = reader.text_of(site, "name", line)
@@ -73,152 +74,74 @@ def load_inventory(path: Path) -> Inventory:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """The file, for messages that say where."""
+def _site_table(reader: TomlReader, table: dict[str, Any]) -> dict[str, Any]:
+    found = table.get("site")
+    if not isinstance(found, dict):
+        raise reader.error(1, "site", f"write a table [site] with {', '.join(SITE_KEYS[:3])}")
+    site = cast("dict[str, Any]", found)
+    reader.only(site, SITE_KEYS, line_of(reader.text, "site"))
+    return site
 
-    path: Path
-    text: str
 
-    def error(self, line: int, key: str, text: str) -> ConfigError:
-        return ConfigError(f"{self.path}:{line}: {key}: {text}")
-
-    def only(self, table: dict[str, Any], known: Iterable[str], line: int) -> None:
-        """Refuses keys that there are not."""
-        for key in table:
-            if key not in known:
-                at = self.line_within(key, line)
-                raise self.error(at, key, f"no such key; {closest(key, list(known))}")
-
-    def line_within(self, key: str, line: int) -> int:
-        """The line of a key in the table that begins at `line`."""
-        rest = "\n".join(self.text.split("\n")[line - 1 :])
-        return line - 1 + line_of(rest, key)
-
-    def table(self, table: dict[str, Any], key: str) -> dict[str, Any]:
-        found = table.get(key)
-        if not isinstance(found, dict):
-            raise self.error(1, key, f"write a table [{key}] with {', '.join(SITE_KEYS[:3])}")
-        site = cast("dict[str, Any]", found)
-        self.only(site, SITE_KEYS, line_of(self.text, key))
-        return site
-
-    def zone(self, site: dict[str, Any]) -> ZoneInfo:
-        line = line_of(self.text, "site")
-        name = self.text_of(site, "time_zone", line)
-        known = available_timezones()
-        if name not in known:
-            hint = closest(name, sorted(known)) if "/" in name else 'write one like "Asia/Tokyo"'
-            hint = hint if len(hint) < 100 else 'write one like "Asia/Tokyo"'
-            at = self.line_within("time_zone", line)
-            raise self.error(at, "time_zone", f"no such time zone: {name!r}; {hint}")
-        return ZoneInfo(name)
-
-    def text_of(
-        self, table: dict[str, Any], key: str, line: int, default: str | None = None
-    ) -> str:
-        value = table.get(key, default)
-        if not isinstance(value, str) or not value.strip():
-            if key not in table:
-                raise self.error(line, key, f'is missing; write {key} = "…"')
-            raise self.error(self.line_within(key, line), key, "write a text in quotes")
-        return value
+def _zone(reader: TomlReader, site: dict[str, Any]) -> ZoneInfo:
+    line = line_of(reader.text, "site")
+    name = reader.text_of(site, "time_zone", line)
+    known = available_timezones()
+    if name not in known:
+        hint = closest(name, sorted(known)) if "/" in name else 'write one like "Asia/Tokyo"'
+        hint = hint if len(hint) < 100 else 'write one like "Asia/Tokyo"'
+        at = reader.line_within("time_zone", line)
+        raise reader.error(at, "time_zone", f"no such time zone: {name!r}; {hint}")
+    return ZoneInfo(name)
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One [[nodes]] table."""
+class _Nodes:
+    """One [[nodes]] table as the nodes that it names."""
 
-    reader: _Reader
-    table: dict[str, Any]
-    number: int
-    zone: tzinfo
-
-    @property
-    def line(self) -> int:
-        return line_of(self.reader.text, "nodes", nth=self.number)
-
-    def error(self, key: str, text: str) -> ConfigError:
-        at = self.reader.line_within(key, self.line) if key in self.table else self.line
-        return self.reader.error(at, key, text)
+    entry: TomlEntry
 
     def nodes(self) -> Iterator[InstalledNode]:
-        self.reader.only(self.table, NODE_KEYS, self.line)
-        hall, rack, model = (
-            self.reader.text_of(self.table, key, self.line) for key in ("hall", "rack", "model")
-        )
+        entry = self.entry
+        hall, rack, model = (entry.text(key) for key in ("hall", "rack", "model"))
         if model not in gpu_models():
             hint = closest(model, list(gpu_models()))
-            raise self.error("model", f"no such GPU model: {model!r}; {hint}")
+            raise entry.error("model", f"no such GPU model: {model!r}; {hint}")
         slots, pflops = self.slots(), self.pflops(model)
-        from_us, to_us = self.time_us("from") or 0, self.time_us("to")
-        if to_us is not None and to_us <= from_us:
-            raise self.error("to", "must be later than from")
-        for name in self.names():
+        from_us, to_us = entry.between()
+        for name in entry.nodes("names"):
             yield InstalledNode(name, hall, rack, model, slots, pflops, from_us, to_us)
 
-    def names(self) -> list[str]:
-        given = self.table.get("names")
-        patterns = cast("list[Any]", given if isinstance(given, list) else [given or ""])
-        names = [name for pattern in patterns for name in expand(str(pattern))]
-        for name in names:
-            if not _NAME.fullmatch(name):
-                raise self.error("names", f'not a name: {name!r}; write "a03n[01-08]" or a list')
-        if not names:
-            raise self.error("names", 'write "a03n[01-08]", or a list of names')
-        return names
-
     def slots(self) -> tuple[int, ...]:
-        given = self.table.get("slots", _DEFAULT_SLOTS)
+        entry = self.entry
+        given = entry.table.get("slots", _DEFAULT_SLOTS)
         if isinstance(given, int) and not isinstance(given, bool) and 0 < given <= _MOST_SLOTS:
             return indexed_slots(given)
         if not isinstance(given, list) or not given:
-            raise self.error("slots", 'write a number of GPUs, or a list like ["0000:1b:00.0"]')
+            raise entry.error("slots", 'write a number of GPUs, or a list like ["0000:1b:00.0"]')
         try:
             slots = tuple(parse_slot(str(item)) for item in cast("list[Any]", given))
         except ValueError as error:
-            raise self.error("slots", str(error)) from error
+            raise entry.error("slots", str(error)) from error
         if len(set(slots)) != len(slots):
-            raise self.error("slots", "the same address stands there twice")
+            raise entry.error("slots", "the same address stands there twice")
         return slots
 
     def pflops(self, model: str) -> float:
-        given = self.table.get("pflops_per_gpu")
+        given = self.entry.table.get("pflops_per_gpu")
         if given is None:
             peak = gpu_models()[model].fp16_tflops
             if peak is None:
-                raise self.error("pflops_per_gpu", f"the peak of {model} is not known: write it")
+                text = f"the peak of {model} is not known: write it"
+                raise self.entry.error("pflops_per_gpu", text)
             return peak / 1e3
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1_000:
-            raise self.error("pflops_per_gpu", f"write a number of PFLOP/s, not {given!r}")
+            text = f"write a number of PFLOP/s, not {given!r}"
+            raise self.entry.error("pflops_per_gpu", text)
         return float(given)
 
-    def time_us(self, key: str) -> int | None:
-        value = self.table.get(key)
-        if value is None:
-            return None
-        if isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime.combine(value, time(), self.zone)
-        if not isinstance(value, datetime):
-            raise self.error(key, "write a date like 2026-01-31, without quotes")
-        moment = value if value.tzinfo else value.replace(tzinfo=self.zone)
-        return round(moment.timestamp() * 1e6)
 
-
-def expand(pattern: str) -> list[str]:
-    """`a03n[01-08]` as its eight names; what has no range as itself."""
-    match = _RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    if int(last) - int(first) > _MOST_NODES:
-        return [pattern]
-    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [name for number in numbers for name in expand(f"{head}{number}{tail}")]
-
-
-def _refuse_overlaps(reader: _Reader, nodes: list[tuple[int, InstalledNode]]) -> None:
+def _refuse_overlaps(reader: TomlReader, nodes: list[tuple[int, InstalledNode]]) -> None:
     ordered = sorted(nodes, key=lambda item: (item[1].name, item[1].from_us))
     for (first_line, before), (line, after) in pairwise(ordered):
         if before.name != after.name:

@@ -19,17 +19,28 @@ def closest(name: str, known: list[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else f"there is: {', '.join(sorted(known))}"
 
 
-def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
-    """A TOML file's text and content; raises ConfigError with file and line."""
+def read_text(path: Path) -> str:
+    """A file's text; raises ConfigError with the file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
+
+
+def parse_toml(path: Path, text: str) -> dict[str, Any]:
+    """What a file's text holds; raises ConfigError with file and line."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """A TOML file's text and content; raises ConfigError with file and line."""
+    text = read_text(path)
+    return text, parse_toml(path, text)
 
 
 def line_of(text: str, key: str, *, nth: int = 0) -> int:

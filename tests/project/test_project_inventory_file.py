@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from collectors.contract.identity import Slot, pack_slot, slot_text
 from collectors.contract.inventory import InstalledNode, Inventory
-from collectors.contract.inventory_file import dump_inventory, expand, load_inventory
+from collectors.contract.inventory_file import dump_inventory, load_inventory
+from collectors.contract.site_toml import expand
 from collectors.kit.config import ConfigError
 
 SITE = """[site]
