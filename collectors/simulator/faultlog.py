@@ -15,6 +15,7 @@ from collectors.simulator.faults import Family
 from collectors.simulator.fleet import Fleet, Moment
 from collectors.simulator.scenario import FaultEvent, gpus_of
 from collectors.simulator.sites import GPUS_PER_NODE
+from collectors.simulator.telemetry import neighbours
 from collectors.simulator.truth import Fault
 
 SIGN_K = 2.0
@@ -83,6 +84,8 @@ class FaultLog:
                 over = one.end_us if one.end_us is not None and one.end_us <= end_us else None
                 subjects = _subjects(one.gpus, self._fleet.entries)
                 kind = one.event.kind.name
+                if kind == "false_name":
+                    subjects += _victims(subjects, self._fleet.entries)
                 out.append(
                     Fault(
                         kind, subjects, one.start_us, one.sign_us, one.throttle_us, over,
@@ -105,6 +108,12 @@ class FaultLog:
                 throttled_us = self._hot_throttled_us.get(gpu) if kind == "poor_cooling" else None
                 faults.append(Fault(kind, subjects, start_us, start_us, throttled_us))
         return faults
+
+
+def _victims(subjects: Sequence[Subject], entries: Sequence[InstalledNode]) -> tuple[Subject, ...]:
+    """Those under whose names others send."""
+    names = neighbours(entries)
+    return tuple(Subject(names[one.node]) for one in subjects)
 
 
 def _subjects(gpus: NDArray[np.intp], entries: Sequence[InstalledNode]) -> tuple[Subject, ...]:

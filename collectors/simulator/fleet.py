@@ -73,6 +73,9 @@ class Moment:
     throttled: Throttled
     warmer_k: NDArray[np.float64] | None
     """Core temperature over that of the same power without faults; None while there are none."""
+    until_us: I64
+    """Per node the end of the time that `truth` is of, `dt_us` long."""
+    dt_us: I64
 
 
 class Fleet:
@@ -158,15 +161,17 @@ class Fleet:
             activity, self._load.memory, np.repeat(dt_us, GPUS_PER_NODE), away
         )
         changes, self._pending = self._pending, []
-        self.moment = self._moment(due_us, truth, changes)
+        self.moment = self._moment(due_us, truth, changes, (time_us, dt_us))
         allocations = [one for change in changes for one in claims_of(change, self.entries)]
         tick = self._records(time_us, allocations, events, self._facility(due_us))
         self._tick += 1
         return tick
 
-    def _moment(self, due_us: int, truth: Truth, changes: list[Change]) -> Moment:
+    def _moment(
+        self, due_us: int, truth: Truth, changes: list[Change], window: tuple[I64, I64]
+    ) -> Moment:
         warmer_k = self.physics.heat.warmer_k() if self.effects.thermal else None
-        return Moment(due_us, truth, changes, self.physics.throttled, warmer_k)
+        return Moment(due_us, truth, changes, self.physics.throttled, warmer_k, *window)
 
     def _happen(self, one: Happening) -> list[Event]:
         """Consequences of a fault's moment; returns what a driver reports of it."""

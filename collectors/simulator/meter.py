@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 
 from collectors.simulator.faultlog import FaultLog
-from collectors.simulator.fleet import Fleet, Tick
-from collectors.simulator.hardware import F64, I64
+from collectors.simulator.fleet import Fleet, Moment, Tick
+from collectors.simulator.hardware import F64
 from collectors.simulator.jobs import NOBODY, Job
 from collectors.simulator.ledger import HOUR_US
 from collectors.simulator.load import gpu_indices
@@ -21,11 +22,15 @@ _Holders = tuple[tuple[_Owner, int], ...]
 """Owners with the parts that each has."""
 _NOBODY: _Owner = NOBODY[:3]
 _ALONE: _Holders = ((_NOBODY, 1),)
-_SUMS = 5
+_SUMS = 6
 
 
-def _summed(truth: Truth) -> tuple[F64 | I64, ...]:
-    return truth.gflop, truth.energy_mj, truth.active_us, truth.down_us, truth.throttled_us
+def _summed(truth: Truth) -> F64:
+    columns = (
+        truth.gflop, truth.energy_mj, truth.active_us, truth.down_us, truth.throttled_us,
+        truth.shown,
+    )  # fmt: skip
+    return np.array(columns, np.float64)
 
 
 def _holders(job: Job) -> _Holders:
@@ -43,6 +48,9 @@ class PhysicalMeter:
         self._seed = seed
         self._codes: dict[_Holders, int] = {_ALONE: 0}
         self._code = np.zeros(len(fleet.entries) * GPUS_PER_NODE, np.int64)
+        self._next: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        """By GPU the changes to come: time, code."""
+        self._before: Moment | None = None
         self._sums: dict[int, F64] = {}
         self._held_us: Counter[tuple[int, _Owner]] = Counter()
         self._since: dict[int, tuple[Job, int]] = {}
@@ -55,22 +63,60 @@ class PhysicalMeter:
         if moment is None:
             raise ValueError("the fleet has not made a tick yet")
         for change in moment.changes:
-            gpus = gpu_indices(change.job)
+            code = 0
             if change.started:
-                self._code[gpus] = self._codes.setdefault(_holders(change.job), len(self._codes))
+                code = self._codes.setdefault(_holders(change.job), len(self._codes))
                 self._since[change.job.number] = (change.job, change.time_us)
             else:
-                self._code[gpus] = 0
                 self._release(change.job.number, change.time_us)
-        count = len(self._codes)
-        done = _summed(moment.truth)
-        sums = np.array([np.bincount(self._code, column, count) for column in done], np.float64)
-        hour = moment.time_us // HOUR_US
-        before = self._sums.get(hour, np.zeros((len(sums), 0)))
-        sums[:, : before.shape[1]] += before
-        self._sums[hour] = sums
+            for gpu in gpu_indices(change.job).tolist():
+                self._next[gpu].append((change.time_us, code))
+        # A node's tick ends after the site's: what changes in its last part is known now.
+        if self._before is not None:
+            self._book(self._before)
+        self._before = moment
         self._sent.update(tick.nodes)
         self._faults.note(moment)
+
+    def _book(self, moment: Moment) -> None:
+        """Adds what was done in a tick to who held the GPUs then."""
+        until_us = np.repeat(moment.until_us, GPUS_PER_NODE)
+        since_us = until_us - np.repeat(moment.dt_us, GPUS_PER_NODE)
+        done = _summed(moment.truth)
+        divided = since_us // HOUR_US != (until_us - 1) // HOUR_US
+        divided[list(self._next)] = True
+        for gpu in np.flatnonzero(divided).tolist():
+            self._divide(gpu, int(since_us[gpu]), int(until_us[gpu]), done[:, gpu])
+        whole = np.flatnonzero(~divided)
+        for hour in np.unique(since_us[whole] // HOUR_US).tolist():
+            gpus = whole[since_us[whole] // HOUR_US == hour]
+            sums = self._hour(hour)
+            for at, column in enumerate(done):
+                sums[at] += np.bincount(self._code[gpus], column[gpus], sums.shape[1])
+
+    def _divide(self, gpu: int, since_us: int, until_us: int, done: F64) -> None:
+        """A tick in which an hour began or the holder changed: each has its time's part."""
+        changes = self._next.pop(gpu, [])
+        cuts = {since_us, until_us, until_us // HOUR_US * HOUR_US}
+        cuts |= {time_us for time_us, _ in changes}
+        within = sorted(cut for cut in cuts if since_us <= cut <= until_us)
+        for low, high in pairwise(within):
+            code = int(self._code[gpu])
+            code = next((to for at, to in reversed(changes) if at <= low), code)
+            self._hour(low // HOUR_US)[:, code] += done * ((high - low) / (until_us - since_us))
+        for at, code in changes:
+            if at < until_us:
+                self._code[gpu] = code
+            else:
+                self._next[gpu].append((at, code))
+
+    def _hour(self, hour: int) -> F64:
+        """The sums of an hour, with a column for every code."""
+        before = self._sums.get(hour, np.zeros((_SUMS, 0)))
+        if before.shape[1] < len(self._codes):
+            more = len(self._codes) - before.shape[1]
+            before = self._sums[hour] = np.pad(before, ((0, 0), (0, more)))
+        return before
 
     def _release(self, number: int, until_us: int) -> None:
         job, since_us = self._since.pop(number)
@@ -92,6 +138,9 @@ class PhysicalMeter:
         """The truth from the fleet's start to its next tick."""
         fleet = self._fleet
         end_us = fleet.start_us + fleet.tick_number * fleet.interval_us
+        if self._before is not None:
+            self._book(self._before)
+            self._before = None
         for number in list(self._since):
             self._release(number, end_us)
         held = self._held_us.copy()
@@ -112,14 +161,11 @@ class PhysicalMeter:
         for hour in sorted(hours):
             for owner, done in self._by_owner(hour).items():
                 gpu_us = self._held_us.get((hour, owner), 0)
-                gflop, energy_mj, *times = done.tolist()
+                gflop, energy_mj, *times, shown = done.tolist()
                 if gpu_us or gflop or energy_mj:
                     active_us, down_us, throttled_us = (round(each) for each in times)
-                    rows.append(
-                        PhysicalRow(
-                            hour, *owner, gpu_us, active_us, gflop, energy_mj, down_us, throttled_us
-                        )
-                    )
+                    figures = (active_us, gflop, energy_mj, down_us, throttled_us, shown)
+                    rows.append(PhysicalRow(hour, *owner, gpu_us, *figures))
         return rows
 
     def _by_owner(self, hour: int) -> dict[_Owner, F64]:

@@ -75,6 +75,7 @@ class Meters:
         return Truth(
             done, energy_mj, np.where(truly_active, dt_us, 0), np.where(now.unreadable, dt_us, 0),
             np.where(throttled & ~stopped, dt_us, 0),
+            np.where(hw.counted & ~stopped, self.measured * works, 0.0),
         )  # fmt: skip
 
     def _own(self, now: Now, dt_us: I64, away: Bool, works: F64) -> None:

@@ -35,7 +35,8 @@ class SimulatorSource:
     """A simulated site that publishes node records and allocations.
 
     With `speed` 1 and no `start_us` it lives now.  Else its messages carry
-    their arrival time.  With `truth` both truths are written there at the end.
+    their arrival time.  With `truth` both truths are written there at the end;
+    with `observable` off only the physical one, for who computes the other itself.
     `refused` counts messages that the bus would never take.
     """
 
@@ -219,26 +220,32 @@ class _TruthRecorder:
     def __init__(self, fleet: Fleet, options: SourceOptions) -> None:
         self._options = options
         self._meter = PhysicalMeter(fleet, options.seed)
-        self._oracle = Oracle(fleet.inventory)
+        observable = options.extra.get("observable", "on") != "off"
+        self._oracle = Oracle(fleet.inventory) if observable else None
 
     def note(self, tick: Tick) -> None:
         """Takes a tick as it was made."""
         self._meter.note(tick)
-        for allocation in tick.allocations:
-            self._oracle.add_allocation(dumps(allocation))
+        self._allocated(tick.allocations)
+
+    def _allocated(self, allocations: Sequence[Allocation]) -> None:
+        if self._oracle is not None:
+            for allocation in allocations:
+                self._oracle.add_allocation(dumps(allocation))
 
     def sent(self, arrived: Sequence[Outgoing]) -> None:
         """Takes records as they arrive."""
-        for one in arrived:
-            self._oracle.add_record(one.record, one.arrival_us)
+        if self._oracle is not None:
+            for one in arrived:
+                self._oracle.add_record(one.record, one.arrival_us)
 
     def write(self, closed: Sequence[Allocation]) -> None:
-        """Writes both truths."""
-        for allocation in closed:
-            self._oracle.add_allocation(dumps(allocation))
+        """Writes the truths."""
+        self._allocated(closed)
         if self._options.truth is not None:
             write_physical(self._options.truth, self._meter.finish())
-            write_observable(self._options.truth, self._oracle.finish())
+            if self._oracle is not None:
+                write_observable(self._options.truth, self._oracle.finish())
 
 
 def create(options: SourceOptions, clock: Clock) -> SimulatorSource:
@@ -249,7 +256,7 @@ def create(options: SourceOptions, clock: Clock) -> SimulatorSource:
     """
     if options.node is not None:
         raise ValueError("a simulation has all nodes of its site: leave out node, or use the agent")
-    unknown = sorted(set(options.extra) - {*OPTIONS, "facility"})
+    unknown = sorted(set(options.extra) - {*OPTIONS, "facility", "observable"})
     if options.keep_time or unknown:
         raise ValueError(f"a simulation has no option {', '.join(unknown) or 'keep_time'}")
     if options.speed is not None and options.speed <= 0:

@@ -18,6 +18,9 @@ class Truth(NamedTuple):
     """Time in which the GPU could not be read, whether it worked or not."""
     throttled_us: I64
     """Time with clocks held down by heat or by the brake."""
+    shown: F64
+    """What the measurement makes of `gflop` (it has an error of its own), where there is one,
+    read or not."""
 
 
 class Throttled(NamedTuple):

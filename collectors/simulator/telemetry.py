@@ -58,7 +58,7 @@ class Telemetry:
                 for name in _nodes(event, entries):
                     into.setdefault(name, []).append(event)
         self._clocks = WrongClocks(clocks, start_us)
-        self._neighbour = _neighbours(entries)
+        self._neighbour = neighbours(entries)
         self._held: list[tuple[int, int, Outgoing]] = []
         self._count = 0
         self._quiet = not self._faults and not clocks
@@ -138,8 +138,8 @@ def _nodes(event: FaultEvent, entries: Sequence[InstalledNode]) -> list[str]:
     return [entries[gpu // GPUS_PER_NODE].name for gpu in gpus_of(event, entries)[::GPUS_PER_NODE]]
 
 
-def _neighbours(entries: Sequence[InstalledNode]) -> dict[str, str]:
-    """For each node one whose name is as long."""
+def neighbours(entries: Sequence[InstalledNode]) -> dict[str, str]:
+    """For each node one whose name is as long: the one that it may pass itself off as."""
     by_length: dict[int, list[str]] = {}
     for entry in entries:
         by_length.setdefault(len(entry.name), []).append(entry.name)

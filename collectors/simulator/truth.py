@@ -30,8 +30,8 @@ class PhysicalRow(msgspec.Struct, frozen=True):
     """One owner in one hour (since 1970 UTC).
 
     `gpu_us` is exact from the schedule: GPUs held times the time within the
-    simulation.  Activity, FLOP and energy are booked by tick, so the tick in
-    which a job starts or ends, or an hour begins, goes to one side as a whole.
+    simulation.  Activity, FLOP and energy are even within a tick: of one in
+    which a job starts or ends, or an hour begins, each side has its time's part.
     """
 
     hour: int
@@ -46,6 +46,9 @@ class PhysicalRow(msgspec.Struct, frozen=True):
     """Time in which GPUs could not be read."""
     throttled_us: int = 0
     """Time with clocks held down by heat or by the power brake."""
+    gflop_shown: float = 0.0
+    """What the measurement makes of `gflop` (it has an error of its own), where there is one,
+    read or not."""
 
     @property
     def idle_us(self) -> int:
@@ -124,7 +127,7 @@ def _write(path: Path, lines: list[Any]) -> None:
 
 def read_truth(directory: Path) -> tuple[PhysicalTruth, ObservableTruth]:
     """Both truths of a directory; raises FileNotFoundError, or ValueError for another format."""
-    return _read_physical(directory / PHYSICAL), _read_observable(directory / OBSERVABLE)
+    return read_physical(directory), _read_observable(directory / OBSERVABLE)
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -143,8 +146,9 @@ def _lines(path: Path) -> tuple[bytes, Iterator[_Line]]:
     return head, iter(msgspec.json.Decoder(_Line).decode_lines(rest))
 
 
-def _read_physical(path: Path) -> PhysicalTruth:
-    head, lines = _lines(path)
+def read_physical(directory: Path) -> PhysicalTruth:
+    """The physical truth of a directory; raises FileNotFoundError, or ValueError for another format."""
+    head, lines = _lines(directory / PHYSICAL)
     truth = PhysicalTruth(msgspec.json.decode(head, type=PhysicalHeader), [], [], {})
     for line in lines:
         if line.owner is not None:

@@ -78,5 +78,13 @@ def table(report: Report) -> str:
         f"{report.gpu_samples:,} GPU-samples through {report.bus} and {report.store} with "
         f"{report.workers} worker(s): {report.cpu_s} s of CPU, {report.wall_s} s"
     )
+    bounds = report.bounds
+    lines.append(
+        f"Of {bounds.days} days of tenants {bounds.outside} outside of what the ledger states,"
+        f" {bounds.misled} left out (a node lied about its name or clock); furthest off:"
+    )
+    lines += [
+        f"  {one.figure}: {one.relative:+.4%} ({one.tenant}, {one.day})" for one in bounds.worst
+    ]
     lines.append("All equal." if report.ok else "Not equal: see above.")
     return "\n".join(lines)

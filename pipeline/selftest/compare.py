@@ -163,11 +163,6 @@ def installed_check(ledger: Mapping[Any, Mapping[str, int]], installed_us: int) 
     return same("installed µs in all states and owners", installed_us, total)
 
 
-def hours_of(minutes: range) -> range:
-    """The hours that minutes lie in."""
-    return range(minutes.start // 60, -(-minutes.stop // 60))
-
-
 def minute_range(from_us: int, to_us: int) -> range:
     """Minutes that [from_us, to_us] touches."""
     low, high = np.floor_divide((from_us, to_us), 60_000_000)

@@ -14,8 +14,9 @@ from collectors.contract.source import Source, SourceOptions
 from collectors.contract.topics import ALLOC, GPU
 from collectors.kit.clock import SystemClock
 from pipeline.commands.wiring import Installation, ephemeral, install, make_source, topics
-from pipeline.selftest import compare, sabotage
+from pipeline.selftest import compare, physical, sabotage
 from pipeline.selftest.compare import Check
+from pipeline.selftest.physical import Bounds
 from pipeline.selftest.truth import Oracle, TellingProducer, make_oracle
 from pipeline.settings import Settings
 from pipeline.store.worker import StoreWorker
@@ -47,6 +48,8 @@ class Report(msgspec.Struct, frozen=True):
     cpu_s: float
     wall_s: float
     checks: list[Check]
+    bounds: Bounds
+    """How far tenants' days are from what really happened."""
 
 
 async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
@@ -63,8 +66,12 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         start_us = hour_us - int(options.minutes * 30e6)
         source_options = SourceOptions(
             site=options.site, seed=options.seed, speed=None, minutes=options.minutes,
-            start_us=start_us, topic_prefix=own.topic_prefix,
-            extra={"faults": options.faults, "telemetry_faults": options.telemetry_faults},
+            start_us=start_us, topic_prefix=own.topic_prefix, truth=own.data,
+            extra={
+                "faults": options.faults, "telemetry_faults": options.telemetry_faults,
+                # The oracle here sees what was acknowledged.
+                "observable": "off",
+            },
         )  # fmt: skip
         source = make_source("sim", source_options, clock)
         installation = install(own, clock, source.inventory, series=True, books=True)
@@ -73,7 +80,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
             end_us = start_us + int(options.minutes * 60e6)
             minutes = compare.minute_range(start_us, end_us + 2_000_000)
             test = Selftest(installation, source, options, minutes)
-            checks = await test.run()
+            checks, bounds = await test.run(own.data)
         finally:
             await _remove(installation)
     return Report(
@@ -85,6 +92,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         round(time.process_time() - cpu_s, 2),
         round((clock.monotonic_us() - began_us) / 1e6, 2),
         checks,
+        bounds,
     )
 
 
@@ -118,8 +126,8 @@ class Selftest:
         boards = [board for board in self._installation.boards if board.role == "store"]
         return int(sum(board.total("gpu_samples") for board in boards))
 
-    async def run(self) -> list[Check]:
-        """The checks."""
+    async def run(self, truth: Path) -> tuple[list[Check], Bounds]:
+        """The checks; `truth` is where the source writes down what really happened."""
         await self._flow()
         kind = self._options.sabotage
         series = self._installation.opened_series()
@@ -131,7 +139,7 @@ class Selftest:
         await books.close()
         if kind in sabotage.AFTER_BOOKS:
             await sabotage.swap_tenant(self._installation.opened_database())
-        return await self._compare(nodes)
+        return await self._compare(nodes, truth)
 
     async def _flow(self) -> None:
         """Everything from the source into the store, committed."""
@@ -165,7 +173,7 @@ class Selftest:
                 await worker.flush()
             await self._installation.clock.sleep(0.1)
 
-    async def _compare(self, nodes: list[str]) -> list[Check]:
+    async def _compare(self, nodes: list[str], folder: Path) -> tuple[list[Check], Bounds]:
         series, inventory = self._installation.opened_series(), self._source.inventory
         stored = await compare.stored_minutes(series, nodes, self._minutes)
         checks = compare.minute_checks(self._oracle, stored)
@@ -181,9 +189,14 @@ class Selftest:
             if board.role == "store"
         )
         checks.append(compare.same("records refused", rejected, dead))
-        hours = compare.hours_of(self._minutes)
-        ledger = await self._installation.usage().rows(hours)
+        hours = {key[0] for key in truth.rows}
+        ledger = await self._installation.usage().rows(range(min(hours), max(hours) + 1))
         checks += compare.ledger_checks(truth.rows, ledger)
         installed = sum(inventory.gpus(hour * HOUR_US) * HOUR_US for hour in hours)
         checks.append(compare.installed_check(ledger, installed))
-        return checks
+        happened = physical.read_physical(folder)
+        bounds = physical.bounds(happened, ledger, inventory)
+        checks.append(physical.time_check(happened, ledger, inventory))
+        outside = "tenants' days outside of what the ledger states"
+        checks.append(compare.same(outside, 0, bounds.outside))
+        return checks, bounds
