@@ -62,7 +62,11 @@ class TomlReader:
                 line_of(self.text, name), name, f"write at least one [[{name}]] entry, not [{name}]"
             )
         tables = cast("list[dict[str, Any]]", given)
-        return [TomlEntry(self, one, name, index, zone, keys) for index, one in enumerate(tables)]
+        # Inline tables have no head of their own.
+        lines = [*_heads(self.text, name), *[line_of(self.text, name)] * len(tables)]
+        return [
+            TomlEntry(self, one, line, zone, keys) for one, line in zip(tables, lines, strict=False)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +75,13 @@ class TomlEntry:
 
     reader: TomlReader
     table: dict[str, Any]
-    name: str
-    number: int
+    line: int
+    """Where the table begins."""
     zone: tzinfo
     keys: Sequence[str]
 
     def __post_init__(self) -> None:
         self.reader.only(self.table, self.keys, self.line)
-
-    @property
-    def line(self) -> int:
-        """Where the table begins."""
-        return line_of(self.reader.text, self.name, nth=self.number)
 
     def error(self, key: str, text: str) -> ConfigError:
         """What is wrong with a key of this table."""
@@ -131,6 +130,11 @@ class TomlEntry:
         if to_us is not None and to_us <= from_us:
             raise self.error("to", "must be later than from")
         return from_us, to_us
+
+
+def _heads(text: str, name: str) -> list[int]:
+    head = re.compile(rf"\s*\[\[\s*{re.escape(name)}\s*\]\]")
+    return [number for number, line in enumerate(text.split("\n"), 1) if head.match(line)]
 
 
 def expand(pattern: str) -> list[str]:

@@ -2,25 +2,25 @@
 
 `maintenance` beats every other claim; among the rest the greatest
 (precedence, from_us, source, id) holds the slot, alone, or where it is shared
-together with all shared claims of its precedence.  An allocation that names
-no tenant claims nothing, so that the next one below it may hold.  Knows
-allocations alone: no bus, no database, no telemetry.
+together with all shared claims of its precedence.  Whose a claim is may be the
+tenants file's to say, and then changes with the time; while an allocation names
+no tenant it claims nothing, so that the next one below it may hold.  Knows
+allocations and names alone: no bus, no database, no telemetry.
 
-`claims_of(allocation)` gives claims per node, and `ownership(claims, slot,
+`claims_of(allocation, tenants)` gives claims per node, and `ownership(claims, slot,
 from_us, to_us)` the owners of a slot over a time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from collectors.contract.identity import parse_slot
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation
-
-_NEVER = 2**63 - 1
 
 
 class Owner(NamedTuple):
@@ -87,24 +87,36 @@ class Claim:
         return self.slots is None or slot in self.slots
 
 
-def claims_of(allocation: Allocation) -> list[Claim]:
-    """One claim per subject; none where the allocation is deleted, empty or nobody's.
+def claims_of(allocation: Allocation, tenants: Tenants = NO_TENANTS) -> list[Claim]:
+    """One claim per subject, and per stretch of time in which `tenants` say the same of it; none
+    where the allocation is deleted, empty or nobody's.
 
-    Raises ValueError where a slot is not a PCI address.
+    All have the same rank.  Raises ValueError where a slot is not a PCI address.
     """
-    to_us = _NEVER if allocation.to_us is None else allocation.to_us
     subjects = [(one.node, _packed(one.slots)) for one in allocation.subjects]
-    upkeep = allocation.kind == "maintenance"
-    nobodys = not upkeep and not allocation.tenant
-    if allocation.deleted or nobodys or to_us <= allocation.from_us:
+    if allocation.deleted:
         return []
-    rank = _rank(allocation)
-    owner = UPKEEP if upkeep else Owner("tenant", *_holder(allocation))
-    share = _share(allocation, owner) if allocation.shared and not upkeep else None
-    return [
-        Claim(node, slots, rank.from_us, to_us, rank, owner, share, allocation.parts)
-        for node, slots in subjects
-    ]
+    rank, upkeep = _rank(allocation), allocation.kind == "maintenance"
+    claims: list[Claim] = []
+    for start, end, owner in _owned(allocation, tenants):
+        share = _share(allocation, owner) if allocation.shared and not upkeep else None
+        claims += [
+            Claim(node, slots, start, end, rank, owner, share, allocation.parts)
+            for node, slots in subjects
+        ]
+    return claims
+
+
+def _owned(allocation: Allocation, tenants: Tenants) -> Iterator[tuple[int, int, Owner]]:
+    """Who owns what an allocation holds, from when to when."""
+    for start, end, rule in tenants.stretches(allocation):
+        if allocation.kind == "maintenance":
+            yield start, end, UPKEEP
+        elif rule is not None:
+            project = rule.project or allocation.project
+            yield start, end, Owner("tenant", rule.tenant, project, allocation.job)
+        elif allocation.tenant:
+            yield start, end, Owner("tenant", *_holder(allocation))
 
 
 def _share(one: Allocation, owner: Owner) -> Share:

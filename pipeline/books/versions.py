@@ -25,9 +25,11 @@ from sqlalchemy import (
     update,
 )
 
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation, Subject
 from pipeline.books import schema
 from pipeline.books.claims import Claim, claims_of
+from pipeline.books.corrections import CORRECTION, Key, corrected_by, target_of
 from pipeline.books.progress import NodeHour, add_pending, in_batches
 from pipeline.books.rows import HOUR_US
 
@@ -89,7 +91,12 @@ def difference(before: Allocation | None, after: Allocation) -> list[Change]:
     if old and new and _says(old[0]) == _says(new[0]) and old[0].from_us == new[0].from_us:
         ends = sorted((_to_us(old[0]), _to_us(new[0])))
         return [Change(_nodes(after), ends[0], ends[1])] if ends[0] < ends[1] else []
-    return [Change(_nodes(one), one.from_us, _to_us(one)) for one in (*old, *new)]
+    return [whole(one) for one in (*old, *new)]
+
+
+def whole(one: Allocation) -> Change:
+    """All that an allocation holds, as a change."""
+    return Change(_nodes(one), one.from_us, _to_us(one))
 
 
 def _nodes(allocation: Allocation) -> frozenset[str]:
@@ -101,7 +108,9 @@ def record(connection: Connection, items: Sequence[tuple[Allocation, int]]) -> l
 
     Returns where owners may have changed.
     """
-    current = _current(connection, {(one.source, one.id) for one, _ in items})
+    keys = {(one.source, one.id) for one, _ in items}
+    targets = {key for one, _ in items if (key := corrected_by(one)) is not None}
+    current = _current(connection, keys | targets)
     number = connection.execute(select(func.coalesce(func.max(_TABLE.c.version), 0))).scalar_one()
     writes, changes = _Writes(), list[Change]()
     for allocation, bus_us in items:
@@ -114,6 +123,9 @@ def record(connection: Connection, items: Sequence[tuple[Allocation, int]]) -> l
         current[key] = Version(number, known_us, allocation)
         _add(writes, current[key], before)
         changes += difference(before.allocation if before else None, allocation)
+        target = current.get(corrected_by(allocation) or key)
+        if target is not current[key] and target is not None:
+            changes.append(whole(target.allocation))
     _write(connection, writes)
     return changes
 
@@ -236,14 +248,39 @@ def holding_between(from_us: int, to_us: int) -> ColumnElement[bool]:
     return and_(_TABLE.c.deleted.is_(False), _TABLE.c.from_us < to_us, ends)
 
 
-def claims_between(
+def in_force(
     connection: Connection, from_us: int, to_us: int, *, known_us: int | None = None
+) -> list[Version]:
+    """The versions that hold anything in [from_us, to_us), without those that are corrected."""
+    where = and_(known_at(known_us), holding_between(from_us, to_us))
+    corrected = corrected_keys(connection, known_us=known_us)
+    return [
+        version
+        for version in select_versions(connection, where)
+        if (version.allocation.source, version.allocation.id) not in corrected
+    ]
+
+
+def corrected_keys(connection: Connection, *, known_us: int | None = None) -> set[Key]:
+    """The records in whose stead a correction stands."""
+    mine = and_(_TABLE.c.source == CORRECTION, _TABLE.c.deleted.is_(False))
+    query = select(_TABLE.c.id).where(mine, known_at(known_us))
+    found = (target_of(key) for (key,) in connection.execute(query))
+    return {key for key in found if key is not None}
+
+
+def claims_between(
+    connection: Connection,
+    from_us: int,
+    to_us: int,
+    *,
+    known_us: int | None = None,
+    tenants: Tenants = NO_TENANTS,
 ) -> dict[str, list[Claim]]:
     """By node the claims that hold in [from_us, to_us)."""
-    where = and_(known_at(known_us), holding_between(from_us, to_us))
     claims: dict[str, list[Claim]] = defaultdict(list)
-    for version in select_versions(connection, where):
-        for claim in claims_of(version.allocation):
+    for version in in_force(connection, from_us, to_us, known_us=known_us):
+        for claim in claims_of(version.allocation, tenants):
             claims[claim.node].append(claim)
     return dict(claims)
 
