@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors.contract.identity import parse_slot
+from collectors.contract.tenants import NameRule, Tenants
 from collectors.contract.topics import Allocation, Subject
 from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
 from pipeline.books.claims import (
     NOBODY,
     UPKEEP,
+    Claim,
     Owner,
     Piece,
     Share,
@@ -186,9 +188,11 @@ subjects = st.lists(
 ).map(tuple)
 allocations = st.builds(
     Allocation,
-    source=st.sampled_from(["s", "t"]),
-    id=st.sampled_from(["1", "2", "3"]),
+    source=st.sampled_from(["s", "t", "correction"]),
+    id=st.sampled_from(["1", "2", "s 1", "t 2", "correction s 1"]),
     tenant=st.sampled_from(["ant", "bee", "cat", ""]),
+    account=st.sampled_from(["", "", "lab", "bee"]),
+    user=st.sampled_from(["", "eve"]),
     project=st.just(""),
     job=st.just(""),
     subjects=subjects,
@@ -201,15 +205,37 @@ allocations = st.builds(
 )
 
 
+def _rule(by: str, name: str, tenant: str, from_us: int, to_us: int | None = None) -> NameRule:
+    return NameRule(by, name, "", tenant, "", from_us, to_us, 1)
+
+
+NAMES = Tenants(
+    names=(
+        _rule("account", "lab", "dog", 10, 20),
+        _rule("account", "lab", "elk", 20, 40),
+        _rule("account", "bee", "fox", 30),
+        _rule("user", "eve", "gnu", 0, 50),
+    )
+)
+
+
+def _holding(last: dict[tuple[str, str], Allocation]) -> list[Claim]:
+    """The claims of those in whose stead no correction stands."""
+    stands = {one.id for (source, _), one in last.items() if source == "correction"}
+    stands -= {one.id for one in last.values() if one.deleted and one.source == "correction"}
+    left = [one for (source, key), one in last.items() if f"{source} {key}" not in stands]
+    return [claim for one in left for claim in claims_of(one, NAMES)]
+
+
 @given(st.lists(st.tuples(times, allocations) | st.tuples(times, st.none()), max_size=25))
 def test_the_index_agrees_with_the_rule_at_every_time(steps: list[tuple[int, Allocation | None]]):
-    index = ClaimIndex(PLACES)
+    index = ClaimIndex(PLACES, NAMES)
     last: dict[tuple[str, str], Allocation] = {}
     for time_us, one in steps:
         if one is not None:
             index.apply(one)
             last[one.source, one.id] = one
-        claims = [claim for kept in last.values() for claim in claims_of(kept)]
+        claims = _holding(last)
         codes = index.owners_at(time_us)
         assert codes.dtype == np.int32
         for (node, slot), code in zip(PLACES, codes.tolist(), strict=True):
