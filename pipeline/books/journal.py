@@ -1,4 +1,4 @@
-"""Hours into the ledger, together with their day totals.
+"""Hours into the ledger, together with the sums that are kept of them.
 
 Each function works within the caller's transaction and may be repeated
 without harm.
@@ -6,24 +6,23 @@ without harm.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from sqlalchemy import Connection, Table, and_, delete, func, select
+from sqlalchemy import Connection, Table, and_, delete, update
 
 from collectors.contract.inventory import Inventory
-from pipeline.books import schema
-from pipeline.books.progress import in_batches, insert_into, read_meta, write_meta
-from pipeline.books.rows import FIGURES, HOUR_US, I64, STATES, LedgerRows
+from pipeline.books import schema, totals
+from pipeline.books.progress import in_batches, read_meta, write_meta
+from pipeline.books.rows import FIGURES, HOUR_US, LedgerRows
 
 _ZONE = "time_zone"
-_TOTAL_KEY = ("hour", "owner_kind", "tenant", "project", "model", "origin")
-_TotalKey = tuple[int, str, str, str, str, int]
+_TOTALS, _TOTALS_NOW = "totals", "2"
+"""Which sums are kept; books of an earlier version get theirs at the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +36,36 @@ class HourStamp:
     computed_us: int
 
 
+class Place(NamedTuple):
+    """Where a node stands, and what each of its GPUs counts in the nameplate."""
+
+    model: str = ""
+    hall: str = ""
+    gflops_per_gpu: int = 0
+    """GFLOP/s."""
+
+
 class Models:
-    """The GPU model of a node in an hour: that of the entry which holds last in it."""
+    """The GPU model and place of a node in an hour: that of the entry which holds last in it."""
 
     def __init__(self, inventory: Inventory) -> None:
-        self._entries: dict[str, list[tuple[int, int | None, str]]] = defaultdict(list)
+        self._entries: dict[str, list[tuple[int, int | None, Place]]] = defaultdict(list)
         for entry in sorted(inventory.nodes, key=lambda one: one.from_us):
-            self._entries[entry.name].append((entry.from_us, entry.to_us, entry.model))
+            place = Place(entry.model, entry.hall, round(entry.pflops_per_gpu * 1e6))
+            self._entries[entry.name].append((entry.from_us, entry.to_us, place))
+
+    def place(self, node: str, hour: int) -> Place:
+        """The place, an empty one where the node is not installed in the hour."""
+        low, high = hour * HOUR_US, (hour + 1) * HOUR_US
+        found = Place()
+        for from_us, to_us, place in self._entries.get(node, ()):
+            if from_us < high and (to_us is None or to_us > low):
+                found = place
+        return found
 
     def at(self, node: str, hour: int) -> str:
         """The model, empty where the node is not installed in the hour."""
-        low, high = hour * HOUR_US, (hour + 1) * HOUR_US
-        found = ""
-        for from_us, to_us, model in self._entries.get(node, ()):
-            if from_us < high and (to_us is None or to_us > low):
-                found = model
-        return found
+        return self.place(node, hour).model
 
 
 def replace_hours(
@@ -65,28 +78,34 @@ def replace_hours(
 ) -> None:
     """Puts the rows in place of all that the ledger has of these hours of `rows.nodes`.
 
-    Day totals follow by the difference, and what was pending of these
-    node-hours is done.
+    The sums that are kept follow by the difference, and what was pending of
+    these node-hours is done.
     """
-    change = defaultdict[_TotalKey, I64](lambda: np.zeros(len(FIGURES), np.int64))
-    model = [[models.at(node, hour) for hour in hours] for node in rows.nodes]
-    place = hours.start
-    row_models = [
-        model[int(node)][int(hour) - place]
+    change = totals.no_change()
+    places = [[models.place(node, hour) for hour in hours] for node in rows.nodes]
+    row_places = [
+        places[int(node)][int(hour) - hours.start]
         for node, hour in zip(rows.node.tolist(), rows.hour.tolist(), strict=True)
     ]
     for nodes in in_batches(rows.nodes):
-        for key, figures in _sums(connection, hours, nodes):
+        for key, figures in totals.sums_where(connection, _of(schema.hours, hours, nodes)):
             change[key] -= figures
         for table in (schema.hours, schema.node_hours, schema.pending):
             connection.execute(delete(table).where(_of(table, hours, nodes)))
-    for key, figures in _new_sums(rows, row_models):
+    for key, figures in _new_sums(rows, row_places):
         change[key] += figures
     if len(rows):
-        _insert_hours(connection, rows, row_models)
-    stamps = [_stamped(hour, node, stamp) for hour in hours for node in rows.nodes]
-    connection.execute(schema.node_hours.insert(), stamps)
-    _add_to_days(connection, change, zone)
+        _insert_hours(connection, rows, [place.model for place in row_places])
+    stamps = [
+        _stamped(hour, node, stamp, place)
+        for node, there in zip(rows.nodes, places, strict=True)
+        for hour, place in zip(hours, there, strict=True)
+        # Where a node is not installed there is no hour to be completed.
+        if place != Place()
+    ]
+    if stamps:
+        connection.execute(schema.node_hours.insert(), stamps)
+    totals.apply(connection, change, zone)
 
 
 def _of(table: Table, hours: range, nodes: Sequence[str]) -> Any:
@@ -94,7 +113,7 @@ def _of(table: Table, hours: range, nodes: Sequence[str]) -> Any:
     return and_(hour >= hours.start, hour < hours.stop, table.c.node.in_(nodes))
 
 
-def _stamped(hour: int, node: str, stamp: HourStamp) -> dict[str, Any]:
+def _stamped(hour: int, node: str, stamp: HourStamp, place: Place) -> dict[str, Any]:
     end_us = (hour + 1) * HOUR_US
     return {
         "hour": hour,
@@ -102,6 +121,8 @@ def _stamped(hour: int, node: str, stamp: HourStamp) -> dict[str, Any]:
         "until_us": max(hour * HOUR_US, min(end_us, stamp.until_us)),
         "final": end_us <= min(stamp.final_before_us, stamp.until_us),
         "computed_us": stamp.computed_us,
+        "hall": place.hall,
+        "gflops_per_gpu": place.gflops_per_gpu,
     }
 
 
@@ -135,31 +156,17 @@ def _hour_rows(rows: LedgerRows, models: Sequence[str]) -> list[tuple[Any, ...]]
     return list(zip(*columns, strict=True))
 
 
-def _sums(
-    connection: Connection, hours: range, nodes: Sequence[str]
-) -> Iterator[tuple[_TotalKey, I64]]:
-    key = [schema.hours.c[name] for name in _TOTAL_KEY]
-    sums = [func.sum(schema.hours.c[name]) for name in FIGURES]
-    query = select(*key, *sums).where(_of(schema.hours, hours, nodes)).group_by(*key)
-    for row in connection.execute(query):
-        values = [int(value) for value in row[len(key) :]]
-        yield _total_key(row), np.array(values, np.int64)
-
-
-def _total_key(row: Sequence[Any]) -> _TotalKey:
-    hour, kind, tenant, project, model, origin = row[: len(_TOTAL_KEY)]
-    return hour, kind, tenant, project, model, origin
-
-
-def _new_sums(rows: LedgerRows, models: Sequence[str]) -> Iterator[tuple[_TotalKey, I64]]:
-    keys: dict[_TotalKey, int] = {}
+def _new_sums(rows: LedgerRows, places: Sequence[Place]) -> Iterator[totals.Summed]:
+    keys: dict[totals.FineKey, int] = {}
     group = np.zeros(len(rows), np.intp)
     columns = zip(
-        rows.hour.tolist(), rows.owner.tolist(), models, rows.origin.tolist(), strict=True
+        rows.hour.tolist(), rows.owner.tolist(), places, rows.origin.tolist(), strict=True
     )
-    for index, (hour, owner, model, origin) in enumerate(columns):
-        kind, tenant, project, _ = rows.owners[int(owner)]
-        group[index] = keys.setdefault((hour, kind, tenant, project, model, origin), len(keys))
+    for index, (hour, owner, place, origin) in enumerate(columns):
+        kind, tenant, project, job = rows.owners[int(owner)]
+        model, hall, rate = place
+        key = (hour, hall, rate, kind, tenant, project, job, model, origin)
+        group[index] = keys.setdefault(key, len(keys))
     sums = np.zeros((len(FIGURES), len(keys)), np.int64)
     for place, name in enumerate(FIGURES):
         np.add.at(sums[place], group, rows.figures[name])
@@ -167,49 +174,28 @@ def _new_sums(rows: LedgerRows, models: Sequence[str]) -> Iterator[tuple[_TotalK
         yield key, sums[:, index]
 
 
-def day_of(hour: int, zone: ZoneInfo) -> str:
-    """The day (YYYY-MM-DD in the site's time zone) in which an hour begins."""
-    return dt.datetime.fromtimestamp(hour * 3600, zone).date().isoformat()
-
-
-def _add_to_days(connection: Connection, change: Mapping[_TotalKey, I64], zone: ZoneInfo) -> None:
-    by_day = defaultdict[tuple[Any, ...], I64](lambda: np.zeros(len(FIGURES), np.int64))
-    days = {hour: day_of(hour, zone) for hour in {key[0] for key in change}}
-    for (hour, *rest), figures in change.items():
-        by_day[days[hour], *rest] += figures
-    table = schema.day_totals
-    names = ("day", *_TOTAL_KEY[1:])
-    added = [
-        {**dict(zip(names, key, strict=True)), **dict(zip(FIGURES, figures.tolist(), strict=True))}
-        for key, figures in by_day.items()
-        if figures.any()
-    ]
-    if not added:
+def keep_totals(connection: Connection, inventory: Inventory) -> None:
+    """Sees to it that the kept sums are there, by the site's time zone and places."""
+    zone, kept = read_meta(connection, _ZONE), read_meta(connection, _TOTALS)
+    if (zone, kept) == (inventory.time_zone, _TOTALS_NOW):
         return
-    statement = insert_into(connection, table)
-    values = {name: table.c[name] + statement.excluded[name] for name in FIGURES}
-    statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
-    connection.execute(statement, added)
-    nobody = and_(table.c.day.in_(set(days.values())), *(table.c[name] == 0 for name in STATES))
-    connection.execute(delete(table).where(nobody))
+    if kept != _TOTALS_NOW:
+        _place_hours(connection, inventory)
+    totals.rebuild(connection, ZoneInfo(inventory.time_zone))
+    write_meta(connection, _ZONE, inventory.time_zone)
+    write_meta(connection, _TOTALS, _TOTALS_NOW)
 
 
-def rebuild_days(connection: Connection, zone: ZoneInfo) -> None:
-    """Makes all day totals anew from the hours, as when the site's time zone was corrected."""
-    connection.execute(delete(schema.day_totals))
-    hours = schema.hours.c
-    key = [hours[name] for name in _TOTAL_KEY]
-    query = select(*key, *(func.sum(hours[name]) for name in FIGURES)).group_by(*key)
-    change: dict[_TotalKey, I64] = {}
-    for row in connection.execute(query):
-        values = [int(value) for value in row[len(key) :]]
-        change[_total_key(row)] = np.array(values, np.int64)
-    _add_to_days(connection, change, zone)
-
-
-def keep_zone(connection: Connection, name: str) -> None:
-    """Sees to it that day totals are by this time zone."""
-    zone = ZoneInfo(name)
-    if read_meta(connection, _ZONE) != name:
-        rebuild_days(connection, zone)
-        write_meta(connection, _ZONE, name)
+def _place_hours(connection: Connection, inventory: Inventory) -> None:
+    """Tells the hours of an earlier version where their nodes stood: entry after entry, so that
+    the one which holds last in an hour has it."""
+    table = schema.node_hours
+    for entry in sorted(inventory.nodes, key=lambda one: one.from_us):
+        first = entry.from_us // HOUR_US
+        last = None if entry.to_us is None else (entry.to_us - 1) // HOUR_US
+        within = [table.c.node == entry.name, table.c.hour >= first]
+        if last is not None:
+            within.append(table.c.hour <= last)
+        rate = round(entry.pflops_per_gpu * 1e6)
+        placed = update(table).where(*within).values(hall=entry.hall, gflops_per_gpu=rate)
+        connection.execute(placed)

@@ -120,7 +120,7 @@ class PastWriter:
             def work(one: Connection, rows: LedgerRows = rows, plan: Plan = told) -> None:
                 end_us = plan.done * HOUR_US
                 stamp = HourStamp(end_us, end_us, end_us)
-                journal.keep_zone(one, self.inventory.time_zone)
+                journal.keep_totals(one, self.inventory)
                 hour = range(plan.done - 1, plan.done)
                 journal.replace_hours(one, rows, hour, stamp, models, zone)
                 progress.write_meta(one, _META, msgspec.json.encode(plan).decode())

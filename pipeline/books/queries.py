@@ -13,9 +13,9 @@ from collectors.contract.inventory import Inventory
 from collectors.contract.topics import Allocation
 from pipeline.books import schema, versions
 from pipeline.books.database import Database
-from pipeline.books.journal import day_of
 from pipeline.books.progress import in_batches
 from pipeline.books.rows import FIGURES, HOUR_US, KEY, STATES, RowKey
+from pipeline.books.totals import day_of
 
 Resolution = Literal["total", "day", "hour"]
 GROUPS = ("owner_kind", "tenant", "project", "job", "model", "node", "slot")

@@ -135,8 +135,8 @@ class Books:
         if self._open:
             return
         await self._database.start()
-        zone = self._inventory().time_zone
-        await self._database.write(lambda connection: journal.keep_zone(connection, zone))
+        inventory = self._inventory()
+        await self._database.write(lambda one: journal.keep_totals(one, inventory))
         memory = Memory(await self._database.read(progress.read_spans))
         self._computer = self._new_computer(memory)
         saved = await self._database.read(progress.read_positions)

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Table,
 )
 
-from pipeline.books.rows import FIGURES
+from pipeline.books.rows import FIGURES, STATES
 
 metadata = MetaData()
 
@@ -64,10 +64,13 @@ node_hours = Table(
     _whole("until_us"),
     Column("final", Boolean, nullable=False),
     _whole("computed_us"),
+    Column("hall", String, nullable=False, server_default=""),
+    Column("gflops_per_gpu", BigInteger, nullable=False, server_default="0"),
     Index("node_hours_open", "final", "hour"),
     sqlite_with_rowid=False,
 )
-"""Which node-hours are in the ledger, up to which time, and whether for good."""
+"""Which node-hours are in the ledger, up to which time, and whether for good; where the node
+stood in the hour, and what each of its GPUs counts in the nameplate (GFLOP/s)."""
 
 day_totals = Table(
     "day_totals",
@@ -82,6 +85,66 @@ day_totals = Table(
     sqlite_with_rowid=False,
 )
 """Sums of `hours` per day of the site's time zone (an hour is of the day in which it begins)."""
+
+_PLACE_FIGURES = (*STATES, "energy_mj", "gflop", "gflop_lo", "gflop_hi", "gflop_estimated")
+
+
+def _places(when: Column[Any], *owner: str) -> list[Column[Any]]:
+    return [
+        when,
+        _text("hall", primary_key=True),
+        _text("model", primary_key=True),
+        _whole("gflops_per_gpu", primary_key=True),
+        *(_text(name, primary_key=True) for name in owner),
+        Column("origin", SmallInteger, primary_key=True, nullable=False, autoincrement=False),
+    ]
+
+
+day_places = Table(
+    "day_places",
+    metadata,
+    *_places(_text("day", primary_key=True), "owner_kind", "tenant"),
+    *(_whole(name) for name in _PLACE_FIGURES),
+    sqlite_with_rowid=False,
+)
+"""Sums of `hours` per day, hall and nameplate: what the capacity waterfall reads."""
+
+hour_places = Table(
+    "hour_places",
+    metadata,
+    *_places(_whole("hour", primary_key=True), "owner_kind"),
+    *(_whole(name) for name in _PLACE_FIGURES),
+    sqlite_with_rowid=False,
+)
+"""The same per hour, without tenants."""
+
+day_jobs = Table(
+    "day_jobs",
+    metadata,
+    _text("day", primary_key=True),
+    _text("owner_kind", primary_key=True),
+    _text("tenant", primary_key=True),
+    _text("project", primary_key=True),
+    _text("job", primary_key=True),
+    _text("model", primary_key=True),
+    _whole("gflops_per_gpu", primary_key=True),
+    Column("origin", SmallInteger, primary_key=True, nullable=False, autoincrement=False),
+    *_figures(),
+    sqlite_with_rowid=False,
+)
+"""Sums of `hours` per day and job."""
+
+job_hours = Table(
+    "job_hours",
+    metadata,
+    _whole("hour", primary_key=True),
+    _text("tenant", primary_key=True),
+    _text("project", primary_key=True),
+    _text("job", primary_key=True),
+    *(_whole(name) for name in STATES),
+    sqlite_with_rowid=False,
+)
+"""In which hours a tenant's job held anything."""
 
 allocations = Table(
     "allocations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,7 @@ from pipeline.books.claims import NOBODY, UPKEEP, Owner
 from pipeline.books.database import BooksSetupError, BooksUnavailableError, Database
 from pipeline.books.journal import HourStamp, Models, replace_hours
 from pipeline.books.rows import FIGURES, HOUR_US, STATES, LedgerRows
+from pipeline.books.totals import day_of
 
 ZONE = ZoneInfo("Asia/Hong_Kong")
 SLOTS = [parse_slot("0000:1b:00.0"), parse_slot("0000:3d:00.0/254/2")]
@@ -80,7 +82,7 @@ def sums(connection: Connection) -> tuple[dict[Any, list[int]], dict[Any, list[i
     for row in connection.execute(
         select(hours.hour, *(hours[c] for c in columns), *(hours[f] for f in FIGURES))
     ):
-        key = (journal.day_of(row[0], ZONE), *row[1:6])
+        key = (day_of(row[0], ZONE), *row[1:6])
         old = summed.setdefault(key, [0] * len(FIGURES))
         summed[key] = [a + b for a, b in zip(old, row[6:], strict=True)]
     return kept, summed
@@ -187,13 +189,13 @@ async def test_another_time_zone_makes_the_days_anew(database: Database):
     def work(connection: Connection) -> tuple[set[str], set[str]]:
         put(connection, ledger_rows(1, hours), hours)
         before = set(connection.execute(select(schema.day_totals.c.day)).scalars())
-        journal.keep_zone(connection, "Asia/Kolkata")
+        journal.keep_totals(connection, replace(SITE, time_zone="Asia/Kolkata"))
         after = set(connection.execute(select(schema.day_totals.c.day)).scalars())
         return before, after
 
     before, after = await database.write(work)
-    assert before == {journal.day_of(hour, ZONE) for hour in hours}
-    assert after == {journal.day_of(hour, ZoneInfo("Asia/Kolkata")) for hour in hours}
+    assert before == {day_of(hour, ZONE) for hour in hours}
+    assert after == {day_of(hour, ZoneInfo("Asia/Kolkata")) for hour in hours}
 
 
 @pytest.mark.parametrize("resolution", ["total", "day", "hour"])
@@ -226,9 +228,7 @@ async def test_usage_sums_the_rows(
                 "node": node,
                 "model": models[node],
             }
-            when = {"total": None, "day": journal.day_of(hour, ZONE), "hour": hour * HOUR_US}[
-                resolution
-            ]
+            when = {"total": None, "day": day_of(hour, ZONE), "hour": hour * HOUR_US}[resolution]
             key = (when, kind, *(fields[name] for name in by), one["origin"])
             expected[key] = expected.get(key, 0) + one["energy_mj"]
     found = {

@@ -14,10 +14,11 @@ from collectors.contract.inventory import Inventory
 from collectors.contract.source import SourceOptions
 from collectors.kit import plugins
 from collectors.kit.clock import SystemClock
-from pipeline.books import journal, schema
+from pipeline.books import schema
 from pipeline.books.database import Database
 from pipeline.books.past import PastHour, PastWriter, read_plan, wanted
 from pipeline.books.rows import FIGURES, HOUR_US
+from pipeline.books.totals import day_of
 from pipeline.commands.past import fill
 from pipeline.commands.up import up
 from pipeline.commands.wiring import make_source
@@ -99,7 +100,7 @@ async def test_every_gpu_hour_is_whole_simulated_and_final_and_days_add_up(tmp_p
         assert totals[0] == totals[1], name
     zone = ZoneInfo("Asia/Hong_Kong")
     named = await database.read(lambda one: set(one.execute(select(days.day)).scalars()))
-    assert named == {journal.day_of(hour, zone) for hour in range(FIRST, END)}
+    assert named == {day_of(hour, zone) for hour in range(FIRST, END)}
     await database.close()
 
 

@@ -18,9 +18,9 @@ from collectors.contract.bus import Message
 from collectors.contract.topics import ALLOC, FLUSHED, GPU, Allocation, Flushed, Subject, dumps
 from pipeline.books import progress, schema
 from pipeline.books.database import BooksUnavailableError
-from pipeline.books.journal import day_of
 from pipeline.books.role import Books
 from pipeline.books.rows import FIGURES, STATES
+from pipeline.books.totals import day_of
 
 Rows = Mapping[Any, Mapping[str, int]]
 
