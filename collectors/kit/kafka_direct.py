@@ -1,7 +1,7 @@
 """One record to the leader of its partition, without aiokafka's sender between.
 
-A node sends one record a second; the sender's tasks and queues, made for
-thousands, cost it more than the record does.  What is sent here bears the
+A node sends one record a second; the sender's tasks, queues and schemas, made
+for thousands, cost it more than the record does.  What is sent here bears the
 producer's id and the partition's next sequence number, which goes on only when
 the broker has acknowledged it.  After anything else the usual way sends the
 record again under the same number, and the broker knows one that it has.
@@ -9,33 +9,93 @@ record again under the same number, and the broker knows one that it has.
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from collections.abc import Sequence
-from typing import Any
+from io import BytesIO
+from typing import Any, NamedTuple
 
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from collectors.contract.bus import ARRIVAL_HEADER, Message
 from collectors.kit.partitions import partition_of
 
+_PRODUCE, _OLDEST, _NEWEST = 0, 3, 7
+"""The request's key, and its versions that have this layout."""
+_GROUP = ConnectionGroup.DEFAULT
 _ALL_REPLICAS = -1
-_PARTS = ("_txn_manager", "client", "create_batch")
+_NO_TRANSACTION = -1
+_RECORD_FORMAT, _ZSTD = 2, 4
+_PARTS = ("_txn_manager", "client")
+_CLIENT_PARTS = ("_conns", "_client_id", "cluster")
 _SEQUENCE_PARTS = (
     "has_pid", "producer_id", "producer_epoch", "sequence_number", "increment_sequence_number",
 )  # fmt: skip
+_CONNECTION_PARTS = ("_next_correlation_id", "_requests", "_versions", "_writer", "connected")
+_HEAD = struct.Struct(">ihhih")
+"""Length, key, version, correlation, length of the client's name, which follows."""
+_ORDER = struct.Struct(">hhiih")
+"""Transaction (none), acknowledgements, time-out in ms, topics (1), length of the topic's name."""
+_PART = struct.Struct(">iii")
+"""Partitions (1), the partition, length of the batch."""
+_TOPICS = struct.Struct(">ih")
+_RESULT = struct.Struct(">iih")
+"""Partitions, the partition, its error."""
+
+
+def _headers(message: Message) -> list[tuple[str, bytes | None]]:
+    if message.arrival_us is None:
+        return []
+    return [(ARRIVAL_HEADER, message.arrival_us.to_bytes(8, "little"))]
 
 
 def fill(batch: Any, messages: Sequence[Message]) -> bool:
     """Puts records into one of the client's batches; whether all have found room."""
     for message in messages:
-        headers: list[tuple[str, bytes]] = []
-        if message.arrival_us is not None:
-            headers.append((ARRIVAL_HEADER, message.arrival_us.to_bytes(8, "little")))
-        added = batch.append(timestamp=None, key=message.key, value=message.value, headers=headers)
+        added = batch.append(
+            timestamp=None, key=message.key, value=message.value, headers=_headers(message)
+        )
         if added is None:
             return False
     return True
+
+
+class _Correlated(NamedTuple):
+    correlation_id: int
+
+
+class _Code:
+    """The error of the one partition in an answer, 0 for none."""
+
+    @staticmethod
+    def decode(answer: BytesIO) -> int:
+        data = answer.getbuffer()
+        _, name = _TOPICS.unpack_from(data, 4)
+        return int(_RESULT.unpack_from(data, 4 + _TOPICS.size + name)[2])
+
+
+class _Request:
+    """What a connection asks of a request that waits for its answer."""
+
+    RESPONSE_TYPE = _Code
+
+    @staticmethod
+    def parse_response_header(answer: BytesIO) -> _Correlated:
+        return _Correlated(int.from_bytes(answer.read(4), "big", signed=True))
+
+
+_REQUEST = _Request()
+
+
+def _speaks(connection: Any) -> bool:
+    """Whether a connection has the parts that are used, and the broker a version that is known."""
+    if not all(hasattr(connection, name) for name in _CONNECTION_PARTS):
+        return False
+    oldest, newest = connection._versions.get(_PRODUCE, (0, 0))  # noqa: SLF001
+    return oldest <= _NEWEST and newest >= _OLDEST
 
 
 class DirectWay:
@@ -46,37 +106,65 @@ class DirectWay:
     """
 
     def __init__(self, client: Any, timeout_ms: int) -> None:
-        self._client, self._timeout_ms = client, timeout_ms
+        self._client: Any = getattr(client, "client", None)
+        self._timeout_ms = timeout_ms
+        self._known: Any = None
+        self._speaks = False
+        """Whether the connection that was last used can be used so."""
         self._sequences: Any = getattr(client, "_txn_manager", None)
-        self.works = all(hasattr(client, name) for name in _PARTS) and all(
-            hasattr(self._sequences, name) for name in _SEQUENCE_PARTS
+        self.works = (
+            all(hasattr(client, name) for name in _PARTS)
+            and all(hasattr(self._client, name) for name in _CLIENT_PARTS)
+            and all(hasattr(self._sequences, name) for name in _SEQUENCE_PARTS)
         )
 
     async def send(self, message: Message) -> bool:
         """Whether the broker has acknowledged it.  If not, nothing is known of it, and it must be
         the next that is sent to its partition, by the usual way."""
-        sequences = self._sequences
-        cluster = self._client.client.cluster
+        sequences, cluster = self._sequences, self._client.cluster
         partitions = cluster.partitions_for_topic(message.topic)
         if not partitions or not sequences.has_pid():
             return False
         target = TopicPartition(message.topic, partition_of(message.key, len(partitions)))
-        leader = cluster.leader_for_partition(target)
-        batch = self._client.create_batch()
-        if leader is None or leader < 0 or not fill(batch, [message]):
+        connection = self._connection(cluster.leader_for_partition(target))
+        if connection is None:
             return False
-        batch._set_producer_state(  # noqa: SLF001
-            sequences.producer_id, sequences.producer_epoch, sequences.sequence_number(target)
-        )
-        data = batch._build()  # noqa: SLF001
-        topics = [(target.topic, [(target.partition, data)])]
-        request = ProduceRequest(None, _ALL_REPLICAS, self._timeout_ms, topics)
+        answer = self._ask(connection, target, self._batch(target, message))
         try:
-            answer = await self._client.client.send(leader, request)
-        except KafkaError:
+            code = await answer
+        except (KafkaError, struct.error):
             return False
-        (_, ((_, code, *_),)), *_ = answer.topics
         if code:
             return False
         sequences.increment_sequence_number(target, 1)
         return True
+
+    def _connection(self, leader: int | None) -> Any:
+        """The usual way's connection to the leader, where there is one that can be used."""
+        connection = self._client._conns.get((leader, _GROUP))  # noqa: SLF001
+        if connection is not self._known:
+            self._known, self._speaks = connection, _speaks(connection)
+        return connection if self._speaks and connection.connected() else None
+
+    def _batch(self, target: TopicPartition, message: Message) -> bytes:
+        sequences = self._sequences
+        builder = DefaultRecordBatchBuilder(
+            _RECORD_FORMAT, _ZSTD, 0, sequences.producer_id, sequences.producer_epoch,
+            sequences.sequence_number(target), 2**31 - 1,
+        )  # fmt: skip
+        builder.append(0, None, message.key, message.value, _headers(message))
+        return bytes(builder.build())
+
+    def _ask(self, connection: Any, target: TopicPartition, batch: bytes) -> asyncio.Future[int]:
+        """Writes the request; its answer is the partition's error code."""
+        client, topic = self._client._client_id.encode(), target.topic.encode()  # noqa: SLF001
+        version = min(_NEWEST, connection._versions[_PRODUCE][1])  # noqa: SLF001
+        number = connection._next_correlation_id()  # noqa: SLF001
+        order = _ORDER.pack(_NO_TRANSACTION, _ALL_REPLICAS, self._timeout_ms, 1, len(topic))
+        part = _PART.pack(1, target.partition, len(batch))
+        size = sum(map(len, (client, order, topic, part, batch))) + _HEAD.size - 4
+        head = _HEAD.pack(size, _PRODUCE, version, number, len(client))
+        connection._writer.write(b"".join((head, client, order, topic, part, batch)))  # noqa: SLF001
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        connection._requests.append((number, _REQUEST, answer))  # noqa: SLF001
+        return answer

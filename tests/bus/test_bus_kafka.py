@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
 from bus_place import Place
 from bus_reading import read_all
 
@@ -99,16 +98,14 @@ async def test_single_records_go_the_short_way_and_are_there_once(
 
 
 def _lose_one_answer(producer: KafkaProducer) -> None:
-    """The next request is answered, and the answer does not arrive."""
-    client: Any = producer._client.client  # pyright: ignore[reportPrivateUsage]
-    send = client.send
+    """The next request is answered, and the connection breaks before the answer is read."""
+    connections: Any = producer._client.client._conns.values()  # pyright: ignore[reportPrivateUsage]
+    for connection in list(connections):
 
-    async def lose(*arguments: object) -> None:
-        client.send = send
-        await send(*arguments)
-        raise KafkaConnectionError("lost")
+        def lose(_answer: bytes, broken: Any = connection) -> None:
+            broken.close()
 
-    client.send = lose
+        connection._handle_frame = lose
 
 
 def test_a_client_without_the_parts_of_the_short_way_goes_the_usual_one() -> None:
