@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from collectors.attribution.boot import boot_id
 from collectors.attribution.claims import KUBERNETES, PROCESS, RANK, SLURM, Claims, Seen
+from collectors.attribution.ended_jobs import EndedJobs
 from collectors.attribution.holders import Seats, SourceAwayError
 from collectors.attribution.kubelet import Kubelet
 from collectors.attribution.mappings import Mappings
@@ -40,6 +41,7 @@ class Attributor:
     def __init__(self, node: str, settings: AttributionSettings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
         self._mappings = Mappings(settings, clock)
+        self._over = EndedJobs(settings, clock)
         self._processes = Processes(settings)
         self._file = ClaimFile(settings.state)
         self._claims = Claims(node, clock, self._file, boot_id(settings.proc))
@@ -66,7 +68,7 @@ class Attributor:
         seen = {slot: Seen(PROCESS, holders) for slot, holders in shown.seats.items()}
         seen |= {slot: Seen(KUBERNETES, holders) for slot, holders in pods.items()}
         seen |= {slot: Seen(SLURM, holders) for slot, holders in mapped.items()}
-        allocations = self._claims.update(seen, held, shown.busy)
+        allocations = self._claims.update(seen, held, shown.busy, self._over.poll(known))
         for part in (self._mappings, self._kubelet, self._processes, self._file):
             self._missing |= part.missing
         occupants = {slot: self._label(slot) for slot in self._claims.slots}

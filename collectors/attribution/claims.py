@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from collectors.attribution.ended_jobs import Ended
 from collectors.attribution.holders import Holder
 from collectors.attribution.open_claims import ClaimFile, OpenClaim, Remembered
 from collectors.attribution.shares import PARTS, Use, weights
@@ -81,14 +82,22 @@ class Claims:
         return [slot for slot, claims in self._open.items() if claims]
 
     def update(
-        self, seen: Mapping[int, Seen], held: Collection[str], busy: Busy
+        self,
+        seen: Mapping[int, Seen],
+        held: Collection[str],
+        busy: Busy,
+        over: Sequence[Ended] = (),
     ) -> list[Allocation]:
         """Takes one poll; returns what is new or changed.
 
         `held` are the kinds of source that cannot say anything now: their
         claims stay as they are, and nothing of lower rank takes their place.
+        `over` are jobs of which the end is known, whether they were seen or not.
         """
         self._now_us = self._clock.wall_us()
+        for one in over:
+            for slot in one.slots:
+                self._finish(slot, one)
         for slot in sorted({*self._open, *seen}):
             self._update(slot, seen.get(slot), held)
         self._weigh(busy)
@@ -153,6 +162,19 @@ class Claims:
         )
         self._open[slot].append(OpenClaim(slot, kind, holder, allocation))
         self._told.append(allocation)
+
+    def _finish(self, slot: int, over: Ended) -> None:
+        """An end that an epilog told; of a job that no poll saw, the beginning with it."""
+        mine = self._open[slot]
+        claim = next(
+            (one for one in mine if one.kind == SLURM and one.holder.same_as(over.holder)), None
+        )
+        if claim is None:
+            self._begin(slot, SLURM, over.holder)
+            claim = mine[-1]
+            if len(mine) > 1 and over.holder.shares:
+                self._tell(claim, shared=True)
+        self._close(claim, over.end_us)
 
     def _keep(self, claim: OpenClaim, seen: Holder) -> None:
         """It is still there; what became known of it since its beginning is added."""

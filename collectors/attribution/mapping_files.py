@@ -43,6 +43,8 @@ class MappingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     account: str | None = None
     start: dt.datetime | None = None
     """With its zone."""
+    end: dt.datetime | None = None
+    """Likewise; only of a job that is over, in the folder `ended`."""
     boot: str | None = None
     """The kernel's boot id: of another boot is a job that is over."""
     shared: bool | None = None
@@ -95,8 +97,10 @@ def parse_record(data: bytes) -> MappingRecord:
         raise MappingError(f"not as docs/attribution.md says: {error}") from None
     if not _JOB.fullmatch(str(record.job)) or not _SCHEDULER.fullmatch(record.scheduler):
         raise MappingError("`job` and `scheduler` must be short words without blanks")
-    if record.start is not None and record.start.tzinfo is None:
-        raise MappingError("`start` has no time zone: write 2026-01-31T12:00:00Z")
+    times = {"start": record.start, "end": record.end}
+    for name, time in times.items():
+        if time is not None and time.tzinfo is None:
+            raise MappingError(f"`{name}` has no time zone: write 2026-01-31T12:00:00Z")
     if not record.gpus and not record.instances:
         raise MappingError("names neither `gpu` nor `mig`")
     words = (record.user, record.account, record.sluid)

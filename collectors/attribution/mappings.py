@@ -29,6 +29,7 @@ from collectors.attribution.mapping_files import (
     parse_record,
     read_file,
 )
+from collectors.attribution.mapping_records import holder_of, known, slots_of, time_us
 from collectors.attribution.places import Places
 from collectors.attribution.pods import folders
 from collectors.attribution.settings import AttributionSettings
@@ -128,7 +129,7 @@ class Mappings:
             return [self._of_record(path, record, stamp, places)]
         self._check_boot(None, stamp, fresh=fresh)
         jobs = parse_lines(data, settled=before is not None and before[0] == stamp)
-        slots = _known(places.find(Path(path).name), Path(path).name)
+        slots = known(places.find(Path(path).name), Path(path).name)
         start_us = self._start_us(stamp.changed_ns // 1_000) if len(jobs) == 1 else None
         return [
             _Seat(path, slots, holder, "", abandoned=False, order=(0, number))
@@ -147,18 +148,10 @@ class Mappings:
             raise MappingError("older than the machine's boot")
 
     def _of_record(self, path: str, record: MappingRecord, stamp: Stamp, places: Places) -> _Seat:
-        start_us = None if record.start is None else int(record.start.timestamp() * 1e6)
-        holder = Holder(
-            record.scheduler,
-            str(record.job),
-            life="" if record.start is None else str(start_us),
-            start_us=self._start_us(start_us),
-            account=record.account or "",
-            user=record.user or "",
-            shares=record.shared is not False,
-        )
+        start_us = time_us(record.start)
+        holder = holder_of(record, self._start_us(start_us))
         began_us = stamp.changed_ns // 1_000 if start_us is None else start_us
-        slots = _slots(record, places)
+        slots = slots_of(record, places)
         return _Seat(path, slots, holder, record.sluid or "", abandoned=False, order=(began_us, 0))
 
     def _start_us(self, told_us: int | None) -> int | None:
@@ -214,27 +207,6 @@ def _holders(told: Sequence[_Seat], ignored: dict[str, str]) -> list[Holder]:
         if seat not in kept:
             ignored[seat.path] = f"its GPU is {latest.holder.text}'s by now"
     return [seat.holder for seat in kept]
-
-
-def _slots(record: MappingRecord, places: Places) -> list[int]:
-    if not record.instances:
-        found = [slot for gpu in record.gpus for slot in _known(places.find(gpu), gpu)]
-        return list(dict.fromkeys(found))
-    found = list[int]()
-    for mig in record.instances:
-        if mig.startswith("MIG-"):
-            found += _known(places.find(mig), mig)
-        elif len(record.gpus) == 1:
-            found += _known(places.part(record.gpus[0], mig), f"{record.gpus[0]}/{mig}")
-        else:
-            raise MappingError(f"`mig` {mig!r} needs one `gpu`")
-    return list(dict.fromkeys(found))
-
-
-def _known(slots: Sequence[int], name: str) -> Sequence[int]:
-    if not slots:
-        raise MappingError(f"this node has no GPU {name!r}")
-    return slots
 
 
 def _running_jobs(cgroups: Path) -> set[str]:

@@ -1,5 +1,7 @@
 #!/bin/sh
-# Takes back what prolog.sh wrote of a job, on whichever GPUs.  Always ends with 0.
+# Takes back what prolog.sh wrote of a job, on whichever GPUs, and keeps its record for an hour
+# in `ended`, with the end: an agent that looks every 10 s sees a job of 3 s there.  Always
+# ends with 0.
 set -u
 umask 022
 
@@ -18,7 +20,21 @@ case $job in
 esac
 [ -d "$folder" ] || exit 0
 
-rm -f -- "$folder/job-$job.json" || say "job $job: $folder/job-$job.json cannot be removed"
+record=$folder/job-$job.json
+ended=$folder/ended
+kept=$ended/job-$job-$(date +%s).json
+fresh=$ended/.job-$job.$$
+
+# The record, with the end behind the rest; nothing where that cannot be written.
+keep() {
+    [ -f "$record" ] && mkdir -p -- "$ended" || return 0
+    sed "\$ s/}\$/,\"end\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\"}/" "$record" >"$fresh" && return 0
+    rm -f -- "$fresh"
+    say "job $job: $kept cannot be written"
+}
+
+keep
+rm -f -- "$record" || say "job $job: $record cannot be removed"
 
 # Takes the job's line out of one GPU's file; the last line takes the file with it.
 take_out() {
@@ -40,4 +56,8 @@ take_out() {
         esac
     done
 ) 9>>"$folder/.lock" || say "job $job: $folder cannot be written"
+
+# Only now, so that nobody finds the job both at work and at its end.
+[ ! -f "$fresh" ] || mv -f -- "$fresh" "$kept" || say "job $job: $kept cannot be written"
+[ ! -d "$ended" ] || find "$ended" -type f -mmin +60 -delete 2>/dev/null
 exit 0

@@ -43,7 +43,7 @@ def record(world: World, job: str) -> dict[str, object]:
 
 
 def files(world: World) -> list[str]:
-    return sorted(path.name for path in world.jobs.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in world.jobs.iterdir() if path.name not in {".lock", "ended"})
 
 
 def test_a_job_comes_and_goes(slurm: World):
