@@ -49,6 +49,11 @@ class Database:
         self._engine = _engine(url)
         self._writing = asyncio.Lock()
 
+    @property
+    def engine(self) -> Engine:
+        """What the connections come from."""
+        return self._engine
+
     async def start(self) -> None:
         """Creates or upgrades the schema.  Raises BooksSetupError where a newer Petawatch made it,
         BooksUnavailableError where nothing answers."""

@@ -2,7 +2,8 @@
 
 Most series have a point within two minutes of an hour's bounds.  Where one
 has none there, and its span says that it goes on beyond, the store is asked
-for the nearest minute, as far away as that may be.
+for the nearest minute, as far away as that may be.  It is asked for each
+counter by itself: what is nearest of one may not be so of another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.books.ledger import ENERGY_REACH_US
-from pipeline.books.rows import ENERGY, HOUR_MINUTES, HOUR_US
+from pipeline.books.rows import COUNTERS, ENERGY, HOUR_MINUTES, HOUR_US, STATE_COUNTERS
 from pipeline.books.spans import ANY, Spans, by_node, merge_spans, no_spans, spans_of, without
 from pipeline.series.columns import concat_parts, select_parts
 from pipeline.series.port import MinuteParts, SeriesStore
@@ -22,6 +23,8 @@ from pipeline.series.port import MinuteParts, SeriesStore
 LOOK_AROUND = 2
 """Minutes read on either side of the hours."""
 MINUTE_US = HOUR_US // HOUR_MINUTES
+_BILLED = frozenset((STATE_COUNTERS[0], *COUNTERS))
+"""The series that hours are made of."""
 _WIDEST = 64
 """Minutes read at once when a series is searched for among others that go on."""
 
@@ -85,13 +88,14 @@ class _Search:
         self._start = at
         self._before = before
         self._wanted = no_spans()
+        self._last: tuple[tuple[int, int, list[str]], MinuteParts] | None = None
         self.spans: list[Spans] = []
 
     async def run(self, wanted: Spans) -> list[MinuteParts]:
         """The parts found; a series that the store no longer has is left out."""
         self._wanted = wanted
         found: list[MinuteParts] = []
-        for counter in [name for name in self._wanted.counters if name != ANY]:
+        for counter in [name for name in self._wanted.counters if name in _BILLED]:
             found += await self._counter(counter)
         return found
 
@@ -124,23 +128,38 @@ class _Search:
             if not minutes:
                 break
             low = max(minutes) - width + 1 if self._before else min(minutes)
-            parts = await self._series.minutes(low, low + width, nodes=nodes, gauges=())
-            parts = self._needed(parts)
-            found.append(parts)
+            parts, fresh = await self._minutes(low, width, nodes)
+            needed = self._needed(parts, counter)
+            found += [needed] if fresh else []
             at, width = (low if self._before else low + width), min(2 * width, _WIDEST)
             wanted = self._of(counter)
         return found
 
-    def _needed(self, parts: MinuteParts) -> MinuteParts:
-        """Of parts just read only those of the runs and epochs in question; these are wanted no more."""
+    async def _minutes(self, low: int, width: int, nodes: list[str]) -> tuple[MinuteParts, bool]:
+        """Parts, and whether they were read now: most counters ask for the same as the one before."""
+        key = (low, width, nodes)
+        if self._last is not None and self._last[0] == key:
+            return self._last[1], False
+        parts = await self._series.minutes(low, low + width, nodes=nodes, gauges=())
+        self._last = (key, parts)
+        return parts, True
+
+    def _needed(self, parts: MinuteParts, counter: str) -> MinuteParts:
+        """Of parts just read only those of the runs and epochs in question; of these the counter
+        that was looked for is wanted no more."""
         rows = np.isin(parts.slot, self._wanted.slot)
         ids = np.isin(parts.run, self._wanted.id) | np.isin(parts.energy_epoch, self._wanted.id)
         parts = select_parts(parts, rows & ids)
-        spans = spans_of(parts)
+        spans = _only(spans_of(parts), counter)
         there = without(self._wanted, without(self._wanted, spans))
         self.spans.append(_among(spans, there))
         self._wanted = without(self._wanted, spans)
         return parts
+
+
+def _only(spans: Spans, counter: str) -> Spans:
+    named: NDArray[np.bool_] = np.array([name == counter for name in spans.counters] or [False])
+    return spans.select(np.flatnonzero(named[spans.counter]))
 
 
 def _among(spans: Spans, wanted: Spans) -> Spans:
