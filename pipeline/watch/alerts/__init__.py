@@ -1,0 +1,1 @@
+"""Alerts: rules over arrays of all GPUs, on event time, a function of the log alone."""

@@ -1,0 +1,149 @@
+"""Alerts beside the live figures: reads the bus, publishes what changes, keeps its memory there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from collectors.contract.bus import (
+    Bus,
+    BusUnavailableError,
+    Consumer,
+    Message,
+    Producer,
+    RefusedError,
+)
+from collectors.contract.inventory import Inventory
+from collectors.contract.record import Origin
+from collectors.contract.topics import ALERTS, ALLOC
+from collectors.kit.clock import Clock
+from pipeline.health import HealthBoard
+from pipeline.watch.alerts import memory, state
+from pipeline.watch.alerts.buffer import LATE_US
+from pipeline.watch.alerts.follow import TOPICS, AlertLog, AlertOptions
+from pipeline.watch.alerts.publish import Published, messages
+from pipeline.watch.alerts.state import Saved
+
+_log = logging.getLogger(__name__)
+_MOST_UNSENT = 100_000
+_FETCH_S = 0.1
+_BEHIND_WALL_US = 5_000_000
+"""How far behind the wall clock silence is taken for time after a restart."""
+
+
+class AlertWatch:
+    """Runs the alerts until it is stopped; an absent bus is waited for, and nothing is lost by it."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        inventory: Callable[[], Inventory],
+        options: AlertOptions,
+        clock: Clock,
+        board: HealthBoard,
+    ) -> None:
+        self._bus, self._inventory, self._options = bus, inventory, options
+        self._clock, self._board = clock, board
+        self._published = Published()
+        self._unsent: deque[Message] = deque()
+        self._snapshot: list[Message] = []
+        self._turn = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop`."""
+        while not stop.is_set():
+            consumer, producer = self._bus.consumer(self._topics(), None), self._bus.producer()
+            started: list[Consumer | Producer] = []
+            try:
+                for part in (consumer, producer):
+                    await part.start()
+                    started.append(part)
+                log = await self._log_of(consumer)
+                while not stop.is_set():
+                    await self._step(log, consumer, producer)
+            except BusUnavailableError as error:
+                # A new life from the last snapshot: what was sent meanwhile is not sent again.
+                _log.warning("alerts_wait reason=%s", error)
+                self._board.add("bus_unavailable")
+                self._unsent.clear()
+                self._snapshot.clear()
+                await self._clock.sleep(1.0)
+            finally:
+                for part in started:
+                    await part.stop()
+
+    def _topics(self) -> list[str]:
+        return [self._options.prefix + name for name in TOPICS]
+
+    async def _log_of(self, consumer: Consumer) -> AlertLog:
+        """Where the snapshot says, else at the end of the log (allocations: all of them)."""
+        prefix = self._options.prefix
+        saved = await state.read_state(self._bus, prefix)
+        self._published = Published()
+        await self._published.read(self._bus, prefix + ALERTS)
+        starts = await consumer.end_offsets()
+        if saved is not None:
+            starts.update({p: at for p, at in memory.partitions_of(saved).items() if p in starts})
+        else:
+            first = self._options.from_start
+            starts = {
+                p: 0 if first or p.topic == prefix + ALLOC else at for p, at in starts.items()
+            }
+        for partition, offset in starts.items():
+            await consumer.seek(partition, offset)
+        log = AlertLog(self._inventory, self._options, self._clock, self._board, saved)
+        log.begin(starts, self._newest_us(saved), self._clock.monotonic_us())
+        _log.info("alerts_begin snapshot=%s", "none" if saved is None else saved.done_s)
+        return log
+
+    def _newest_us(self, saved: Saved | None) -> int:
+        """Bus time that has passed for sure: where a site is live, silence is told from the wall."""
+        if saved is None:
+            return 0
+        live = saved.origin == Origin.MEASURED
+        return max(saved.newest_us, self._clock.wall_us() - _BEHIND_WALL_US if live else 0)
+
+    async def _step(self, log: AlertLog, consumer: Consumer, producer: Producer) -> None:
+        chunks = await consumer.fetch(_FETCH_S, self._options.fetch_records)
+        log.take_in(chunks, self._clock.monotonic_us())
+        self._board.set("alerts_lost", consumer.lost)
+        if log.frontier.most_us(self._clock.monotonic_us()) > log.done_s * 1_000_000 + LATE_US:
+            ends = await consumer.end_offsets()
+            watermark_us = log.frontier.watermark_us(ends, self._clock.monotonic_us())
+            more = True
+            while more:
+                more = await self._advance(log, watermark_us, producer)
+                await asyncio.sleep(0)
+
+    async def _advance(self, log: AlertLog, watermark_us: int, producer: Producer) -> bool:
+        alerts, incidents, saved, more = log.advance(watermark_us)
+        new = self._published.new(alerts, incidents)
+        self._unsent.extend(messages(new, self._options.prefix))
+        if saved is not None:
+            self._turn += 1
+            self._snapshot = state.messages(saved, self._options.prefix, self._turn)
+        await self._send(producer)
+        self._board.set("alerts_done_s", log.done_s)
+        self._board.set("alerts_repeats", self._published.repeats)
+        return more
+
+    async def _send(self, producer: Producer) -> None:
+        """Transitions, then the snapshot that follows them: never the other way about."""
+        batch = list(self._unsent)
+        if batch:
+            await self._sent(producer, batch, "alerts_sent")
+            self._unsent.clear()
+        if self._snapshot:
+            snapshot, self._snapshot = self._snapshot, []
+            await self._sent(producer, snapshot, "alerts_snapshots")
+
+    async def _sent(self, producer: Producer, batch: list[Message], counter: str) -> None:
+        try:
+            await producer.send(batch)
+        except RefusedError as error:
+            self._board.add("alerts_unsendable", len(error.refused))
+            _log.error("alerts_refused reason=%s", error)
+        else:
+            self._board.add(counter, len(batch) if counter == "alerts_sent" else 1)
