@@ -22,9 +22,11 @@ from collectors.kit.log import set_up_logging
 GROUP = "petawatch.commands"
 HELP = {
     "agent": "Reads this node's GPUs and sends what they say.",
+    "check-rules": "Checks the alert rules, and lists those that hold.",
     "doctor": "Says what is here, what is not, and what to do about it.",
+    "notify-test": "Sends a test message to those who are told of incidents.",
     "past": "Fills a simulated site's books with a past, marked as simulated.",
-    "pipeline": "Runs the roles behind the bus: store, watch, books.",
+    "pipeline": "Runs the roles behind the bus: store, watch, books, notify.",
     "replay": "Sends recorded telemetry as if it came from live nodes.",
     "selftest": "Sends a simulation through this installation and compares every total.",
     "serve": "Answers people: API and pages.",

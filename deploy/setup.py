@@ -27,6 +27,11 @@ OLDEST = (3, 11)
 # What the real services need, deploy/services/services.py knows.
 TOOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "Chromium": (("chromium", "chromium-browser", "google-chrome"), ("chromium",), "browser tests"),
+    "Alertmanager": (
+        ("prometheus-alertmanager", "alertmanager"),
+        ("prometheus-alertmanager",),
+        "tests on a real Alertmanager",
+    ),
     "gcc": (("gcc", "cc"), ("gcc", "libc6-dev"), "tests on a stand-in for the NVIDIA library"),
 }
 

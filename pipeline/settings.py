@@ -84,6 +84,9 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     lateness_s: Annotated[
         float, setting("How late a sample may be before its hour is final.", ge=0, le=86_400)
     ] = 900.0
+    books_interval_s: Annotated[
+        float, setting("Seconds between two computations of the hour that goes on.", ge=1, le=3_600)
+    ] = 60.0
     future_s: Annotated[
         float, setting("Samples further ahead of bus time are refused.", ge=1, le=3_600)
     ] = 60.0
@@ -115,9 +118,19 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     live_history_min: Annotated[
         float, setting("Minutes of live figures kept for the charts.", ge=1, le=120)
     ] = 15.0
+    notify: Annotated[
+        Path | None, setting("File of those who are told of incidents; see docs/notifications.md.")
+    ] = None
+    public_url: Annotated[
+        str, setting("Where people find the pages, for links in messages: `https://HOST/…`.")
+    ] = ""
     show_estimates: Annotated[
         bool, setting("Whether estimated FLOPS count in the headline where nothing is measured.")
     ] = False
+    rules: Annotated[
+        Path | None,
+        setting("File of alert rules that change or add to the shipped ones; see docs/alerts.md."),
+    ] = None
     topic_prefix: Annotated[
         str, setting("Put before every topic's name, and every consumer group's.")
     ] = ""

@@ -23,7 +23,7 @@ from pipeline.commands.wiring import (
 from pipeline.settings import Settings
 
 
-@click.command(help="Runs the roles behind the bus: store, watch, books.")
+@click.command(help="Runs the roles behind the bus: store, watch, books, notify.")
 @setting_options(
     Settings, "site", "data", "bus", "store", "influx_token", "books", "flush_s",
     "raw_interval_s", "gpu_partitions", "topic_prefix",
@@ -45,7 +45,7 @@ def pipeline(
 ) -> None:
     """Runs until a signal."""
     if not roles and not create_topics:
-        raise click.UsageError("name a role: --role store, --role watch or --role books")
+        raise click.UsageError("name a role: --role store, watch, books or notify")
     settings = load_settings(config, options)
     if not roles:
         asyncio.run(_create_topics(settings))
@@ -53,7 +53,7 @@ def pipeline(
     clock = SystemClock()
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Only who compares with the inventory must have one.
-    needed = settings.site is not None or bool({"watch", "books"} & set(roles))
+    needed = settings.site is not None or bool({"watch", "books", "notify"} & set(roles))
     installation = install(
         settings,
         clock,

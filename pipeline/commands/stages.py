@@ -25,7 +25,7 @@ from pipeline.health import HealthBoard, publish_health
 from pipeline.settings import Settings
 
 _log = logging.getLogger(__name__)
-ROLES = ("store", "watch", "books")
+ROLES = ("store", "watch", "books", "notify")
 
 
 def role_stages(installation: Installation, roles: Sequence[str]) -> list[Stage]:
@@ -34,9 +34,15 @@ def role_stages(installation: Installation, roles: Sequence[str]) -> list[Stage]
         "store": installation.worker,
         "watch": installation.watch,
         "books": installation.books,
+        "notify": installation.notifier,
     }
     ordered = sorted(roles, key=ROLES.index)
-    return [Stage(role, makers[role]().run) for role in ordered]
+    made = [Stage(role, makers[role]().run) for role in ordered]
+    if "watch" in ordered:
+        made.append(Stage("alerts", installation.alerts().run))
+    if "books" in ordered:
+        made.append(Stage("alert history", installation.alert_keeper().run))
+    return made
 
 
 def source_stage(source: Source, installation: Installation) -> Stage:

@@ -141,7 +141,7 @@ def _stages(installation: Installation, source: Source, said: Callable[[str], No
     """In the order in which data flows."""
     roles = [
         _after_the_past(stage, installation, source) if stage.name == "books" else stage
-        for stage in stages.role_stages(installation, stages.ROLES)
+        for stage in stages.role_stages(installation, installation.roles(stages.ROLES))
     ]
     app = stages.make_app(installation, installation.board("serve"), installation.usage())
     return [

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +24,25 @@ from collectors.kit import config, plugins
 from collectors.kit.clock import Clock
 from collectors.kit.config import ConfigError
 from pipeline.books.acts import Outbox
+from pipeline.books.alert_history import AlertKeeper
 from pipeline.books.database import BooksUnavailableError, Database
 from pipeline.books.queries import BooksReader
 from pipeline.books.role import Books, BooksSettings
 from pipeline.bus import open_bus
 from pipeline.health import HealthBoard
+from pipeline.notify.outlet import NotifyOptions
+from pipeline.notify.role import Notifier
+from pipeline.notify.targets import Secrets, load_targets
 from pipeline.series import open_series
 from pipeline.series.port import SeriesStore, StoreUnavailableError
 from pipeline.settings import Settings
 from pipeline.store.validate import TimeRules
 from pipeline.store.worker import StoreOptions, StoreWorker
+from pipeline.watch.alerts.follow import AlertOptions
+from pipeline.watch.alerts.role import AlertWatch
+from pipeline.watch.alerts.rules_file import load_rules
+from pipeline.watch.alerts.thermal import ThermalPhysics
+from pipeline.watch.incidents import Incidents
 from pipeline.watch.role import Watch, WatchOptions
 
 SOURCES = "petawatch.sources"
@@ -163,9 +172,44 @@ class Installation:
         )
         return Watch(self.bus, lambda: self.inventory, options, self.clock, self.board("watch"))
 
+    def alerts(self) -> AlertWatch:
+        """The alerts beside the `watch`.  Raises ConfigError for rules that cannot be."""
+        options = AlertOptions(
+            rules=load_rules(self.settings.rules),
+            prefix=self.settings.topic_prefix,
+            time_rules=self.rules(),
+            physics=ThermalPhysics,
+            folding=lambda saved: Incidents.restored(saved) if saved else Incidents(),
+        )
+        board = self.board("alerts")
+        return AlertWatch(self.bus, lambda: self.inventory, options, self.clock, board)
+
     def usage(self) -> BooksReader:
         """What the books tell."""
         return BooksReader(self.opened_database(), lambda: self.inventory)
+
+    def alert_keeper(self) -> AlertKeeper:
+        """The copy of what was alerted, which runs beside the `books`."""
+        return AlertKeeper(
+            self.bus, self.opened_database(), self.settings.topic_prefix, self.clock,
+            self.board("alerts"),
+        )  # fmt: skip
+
+    def notifier(self) -> Notifier:
+        """The `notify`.  Raises ConfigError without a file of targets, or with a wrong one."""
+        if self.settings.notify is None:
+            raise ConfigError(
+                "setting notify: write the path of a file of targets, see docs/notifications.md"
+            )
+        options = NotifyOptions(self.settings.topic_prefix, self.settings.public_url)
+        return Notifier(
+            self.bus, lambda: self.inventory, load_targets(self.settings.notify),
+            Secrets(os.environ), options, self.clock, self.board("notify"),
+        )  # fmt: skip
+
+    def roles(self, roles: Sequence[str]) -> list[str]:
+        """Of some roles those that can run as things are set: `notify` needs its targets."""
+        return [one for one in roles if one != "notify" or self.settings.notify is not None]
 
     def acts(self, board: HealthBoard) -> Outbox:
         """Where people's decisions are written."""
@@ -174,7 +218,9 @@ class Installation:
     def books(self) -> Books:
         """The `books`."""
         settings = BooksSettings(
-            prefix=self.settings.topic_prefix, lateness_s=self.settings.lateness_s
+            prefix=self.settings.topic_prefix,
+            interval_s=self.settings.books_interval_s,
+            lateness_s=self.settings.lateness_s,
         )
         return Books(
             self.bus, self.opened_series(), lambda: self.inventory, self.opened_database(),

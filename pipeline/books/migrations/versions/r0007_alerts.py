@@ -25,6 +25,12 @@ def _whole(name: str, *, primary_key: bool = False) -> sa.Column[Any]:
 
 def upgrade() -> None:
     """Creates the tables."""
+    _history()
+    _incidents()
+    _words()
+
+
+def _history() -> None:
     op.create_table(
         "alert_history",
         _text("fingerprint", primary_key=True),
@@ -39,6 +45,9 @@ def upgrade() -> None:
     )
     op.create_index("alert_history_time", "alert_history", ["at_us"])
     op.create_index("alert_history_incident", "alert_history", ["incident"])
+
+
+def _incidents() -> None:
     op.create_table(
         "incidents",
         _text("id", primary_key=True),
@@ -52,6 +61,9 @@ def upgrade() -> None:
     )
     op.create_index("incidents_time", "incidents", ["opened_us"])
     op.create_index("incidents_state", "incidents", ["state"])
+
+
+def _words() -> None:
     op.create_table(
         "controls",
         _text("kind", primary_key=True),

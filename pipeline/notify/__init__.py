@@ -1,0 +1,1 @@
+"""Tells people: incidents to Alertmanager, webhooks, mail, chat and commands."""
