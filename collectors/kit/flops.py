@@ -25,6 +25,9 @@ _MOVING_ERROR = 0.10
 _MOVING_SHARE = 0.20
 _SPLIT_POINTS = 0.03
 _GIGA = 1e-9
+_NO_FLAGS = FlopFlag.NONE
+"""By a name of its own: looking a member up in its enumeration costs as much as a window's sums."""
+_CYCLES, _MOVING, _IMPOSSIBLE = FlopMethod.CYCLES, FlopFlag.CLOCK_MOVING, FlopFlag.IMPOSSIBLE_RATE
 
 
 class Rates(NamedTuple):
@@ -84,8 +87,10 @@ def rates_of(
 
 def ends_clock(before_mhz: float | None, now_mhz: float) -> ClockSpan:
     """The clock of a window of which the ends are known, or the later end alone."""
-    first = now_mhz if before_mhz is None else before_mhz
-    return ClockSpan((first + now_mhz) / 2, min(first, now_mhz), max(first, now_mhz))
+    if before_mhz is None or before_mhz == now_mhz:
+        return ClockSpan(now_mhz, now_mhz, now_mhz)
+    low, high = sorted((before_mhz, now_mhz))
+    return ClockSpan((low + high) / 2, low, high)
 
 
 def buffered_clock(ends: ClockSpan, samples_mhz: Sequence[float], covered: float) -> ClockSpan:
@@ -104,16 +109,22 @@ def float_share(pipes: Pipes) -> tuple[float, bool]:
     does not tell of is none of T's, and one that it tells of too little
     (Blackwell's newer tensor pipe) does not take from T.
     """
-    others = (pipes.integer or 0.0) + (pipes.double or 0.0)
-    rest = max(0.0, pipes.any - others)
-    if pipes.half is None:
-        return rest, False
-    known = pipes.integer is not None and pipes.double is not None
-    mismatch = known and abs(pipes.any - others - pipes.half) > _SPLIT_POINTS
-    return min(max(pipes.half, rest), pipes.any), mismatch
+    whole, half, integer, double = pipes
+    rest = whole - (integer or 0.0) - (double or 0.0)
+    if half is None:
+        return max(0.0, rest), False
+    known = integer is not None and double is not None
+    mismatch = known and abs(rest - half) > _SPLIT_POINTS
+    return min(max(half, rest, 0.0), whole), mismatch
 
 
-def uncounted(method: FlopMethod, flags: FlopFlag = FlopFlag.NONE) -> FlopWindow:
+def _plausible(pipes: Pipes) -> bool:
+    """Whether all that is known of the pipes can be."""
+    known = [one for one in pipes if one is not None]
+    return min(known) >= 0 and max(known) <= AT_MOST
+
+
+def uncounted(method: FlopMethod, flags: FlopFlag = _NO_FLAGS) -> FlopWindow:
     """A window that does not count; its flags say why, none: it goes on."""
     return FlopWindow(method, 0, 0.0, 0.0, 0.0, flags)
 
@@ -128,13 +139,13 @@ def by_activity(
     """
     share, mismatch = float_share(pipes)
     too_fast = rates.most_mhz is not None and share * clock.mean_mhz > AT_MOST * rates.most_mhz
-    if too_fast or not all(0 <= one <= AT_MOST for one in pipes if one is not None):
-        return uncounted(method, FlopFlag.IMPOSSIBLE_RATE)
-    flags = FlopFlag.PIPE_SPLIT_MISMATCH if mismatch else FlopFlag.NONE
+    if too_fast or not _plausible(pipes):
+        return uncounted(method, _IMPOSSIBLE)
+    flags = FlopFlag.PIPE_SPLIT_MISMATCH if mismatch else _NO_FLAGS
     error = ERRORS[method]
     spread = clock.high_mhz - clock.low_mhz
     if spread >= _MOVING_SHARE * clock.mean_mhz > 0:
-        flags |= FlopFlag.CLOCK_MOVING
+        flags |= _MOVING
         # Of a clock that is known at the ends only, the mean may lie anywhere between them.
         ends_only = 0.0 if clock.buffered else spread / 2 / clock.mean_mhz
         error = max(error, _MOVING_ERROR, ends_only)
@@ -147,20 +158,24 @@ def by_cycles(rates: Rates, pipes: Pipes, elapsed_cycles: float, elapsed_us: int
 
     Impossible as in `by_activity`.
     """
-    method = FlopMethod.CYCLES
     if elapsed_cycles == 0 and not any(pipes):
-        return FlopWindow(method, elapsed_us, 0.0, 0.0, 0.0)  # SMs that are switched off
+        return FlopWindow(_CYCLES, elapsed_us, 0.0, 0.0, 0.0)  # SMs that are switched off
     if elapsed_cycles <= 0 or elapsed_us <= 0:
-        return uncounted(method, FlopFlag.IMPOSSIBLE_RATE)
-    ratios = Pipes(pipes.any / elapsed_cycles, *(_per(x, elapsed_cycles) for x in pipes[1:]))
+        return uncounted(_CYCLES, _IMPOSSIBLE)
+    whole, half, integer, double = pipes
+    ratios = Pipes(
+        whole / elapsed_cycles, _per(half, elapsed_cycles), _per(integer, elapsed_cycles),
+        _per(double, elapsed_cycles),
+    )  # fmt: skip
     mean_mhz = elapsed_cycles / elapsed_us
     share, mismatch = float_share(ratios)
     too_fast = rates.most_mhz is not None and mean_mhz > AT_MOST * rates.most_mhz
-    if too_fast or not all(0 <= one <= AT_MOST for one in ratios if one is not None):
-        return uncounted(method, FlopFlag.IMPOSSIBLE_RATE)
-    flags = FlopFlag.PIPE_SPLIT_MISMATCH if mismatch else FlopFlag.NONE
+    if too_fast or not _plausible(ratios):
+        return uncounted(_CYCLES, _IMPOSSIBLE)
+    flags = FlopFlag.PIPE_SPLIT_MISMATCH if mismatch else _NO_FLAGS
+    error = ERRORS[_CYCLES]
     return _window(
-        method, rates, ratios, share, elapsed_cycles, elapsed_us, ERRORS[method], flags, mean_mhz
+        _CYCLES, rates, ratios, share, elapsed_cycles, elapsed_us, error, flags, mean_mhz
     )
 
 
@@ -179,16 +194,15 @@ def _window(  # noqa: PLR0917 - the parts of a product
     flags: FlopFlag,
     mean_mhz: float,
 ) -> FlopWindow:
-    gflop = share * rates.fp16 * cycles
-    lo, hi = gflop * max(0.0, 1 - error), gflop * (1 + error)
+    fp16, fp64, int8, _ = rates
+    double, integer = pipes.double, pipes.integer
+    gflop = share * fp16 * cycles
+    lo, hi = gflop * (1 - error if error < 1 else 0.0), gflop * (1 + error)
     return FlopWindow(
         method, elapsed_us, gflop, lo, hi, flags, mean_mhz,
-        _work(pipes.double, rates.fp64, cycles), _work(pipes.integer, rates.int8, cycles),
+        None if double is None or fp64 is None else double * fp64 * cycles,
+        None if integer is None or int8 is None else integer * int8 * cycles,
     )  # fmt: skip
-
-
-def _work(activity: float | None, rate: float | None, cycles: float) -> float | None:
-    return None if activity is None or rate is None else activity * rate * cycles
 
 
 def estimated(rates: Rates, utilization: float, clock: ClockSpan, elapsed_us: int) -> float | None:
@@ -214,7 +228,7 @@ class PowerCheck:
         1.3 × the power that was seen at idle, or where more than half of the rated power goes
         with idle SMs twice in a row (power is a mean over the last second, so once is none)."""
         if power_w is None:
-            return FlopFlag.NONE
+            return _NO_FLAGS
         idle = sm is not None and sm < _IDLE_ACTIVITY
         if idle and (self._idle_w is None or power_w < self._idle_w):
             self._idle_w = power_w
@@ -226,7 +240,7 @@ class PowerCheck:
             and power_w < _COLD_TIMES * self._idle_w
         )
         doubtful = cold or self._hot_without_work > 1
-        return FlopFlag.IMPLAUSIBLE_POWER if doubtful else FlopFlag.NONE
+        return FlopFlag.IMPLAUSIBLE_POWER if doubtful else _NO_FLAGS
 
 
 _IDLE_ACTIVITY, _BUSY_TENSOR = 0.01, 0.5

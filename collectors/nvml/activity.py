@@ -34,7 +34,7 @@ def measured_rows() -> frozenset[str]:
 
 def _rejected(window: FlopWindow | None) -> bool:
     """Whether a window has ended without a value: what follows is another's."""
-    return window is not None and bool(window.flags & FlopFlag.WINDOW_REJECTED)
+    return window is not None and bool(window.flags and window.flags & FlopFlag.WINDOW_REJECTED)
 
 
 class Activity:
@@ -64,10 +64,12 @@ class Activity:
         elapsed_s = 0.0 if self._since_us is None else (now_us - self._since_us) / 1e6
         if gauges or self._since_us is None or _rejected(window):
             self._since_us = now_us
-        for name, (low, high) in self._rows.items():
-            value = gauges.get(name)
-            if value is not None and low <= value <= high:
-                values[name] = value
+        rows = self._rows
+        for name, value in gauges.items():
+            if name in rows:
+                low, high = rows[name]
+                if low <= value <= high:
+                    values[name] = value
         moved = {
             row: gauges[rate] * _MIB * elapsed_s for row, rate in _RATES.items() if rate in gauges
         }

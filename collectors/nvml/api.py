@@ -25,6 +25,8 @@ GPM_METRICS_AT_MOST = 13
 requests fit all of them."""
 _GPM_METRIC = struct.Struct("=IId24x")
 """id, return code, value, and three names that are not read."""
+_GPM_ANSWER = "4xId24x"
+"""What is read of it."""
 _NVIDIA = 0x10DE
 
 
@@ -76,6 +78,7 @@ class Nvml:
     def __init__(self) -> None:
         self._py: Any = None
         self._initialised = False
+        self._functions: dict[str, Callable[..., int]] = {}
 
     def open(self) -> None:
         """Loads and initialises the library, unless it is: NVML counts how often it is."""
@@ -106,10 +109,14 @@ class Nvml:
 
     def function(self, name: str) -> Callable[..., int]:
         """The library's own function, which returns a code; UnsupportedError without it."""
-        try:
-            return self._py._nvmlGetFunctionPointer(name)  # noqa: SLF001 - the bindings' only way to ask
-        except self._py.NVMLError as error:
-            raise error_for(int(error.value), name) from None
+        found = self._functions.get(name)
+        if found is None:
+            try:
+                found = self._py._nvmlGetFunctionPointer(name)  # noqa: SLF001 - the bindings' only way to ask
+            except self._py.NVMLError as error:
+                raise error_for(int(error.value), name) from None
+            self._functions[name] = found
+        return found
 
     def has(self, name: str) -> bool:
         """Whether the driver's library has a function."""
@@ -169,7 +176,8 @@ class Nvml:
             name, arguments = "nvmlGpmSampleGet", (handle, sample)
         else:
             name, arguments = "nvmlGpmMigSampleGet", (handle, gpu_instance, sample)
-        code = self.function(name)(*arguments)
+        function = self._functions.get(name) or self.function(name)
+        code = function(*arguments)
         if code:
             raise error_for(code, name)
 
@@ -195,18 +203,23 @@ class GpmRequest:
         # The bindings' own way of setting a member looks for text to encode.
         self._set_older, self._set_newer = struct_type.sample1.__set__, struct_type.sample2.__set__
         self._call = Call(nvml, ["nvmlGpmMetricsGet"], self._request)
-        start = struct_type.metrics.offset
+        self._start = start = struct_type.metrics.offset
         self._answers = slice(start, start + _GPM_METRIC.size * len(metrics))
+        self._unpack = struct.Struct("=" + _GPM_ANSWER * len(metrics)).unpack_from
         # An answer that the driver does not write is none, rather than the last one again.
         self._blank = b"".join(_GPM_METRIC.pack(metric, NO_DATA, math.nan) for metric in metrics)
 
-    def values(self, older: Any, newer: Any) -> list[float]:
+    def values(self, older: Any, newer: Any) -> Sequence[float]:
         """Each metric as the driver gives it (percent, MiB/s, cycles); NaN where it has none."""
         self._set_older(self._request, older)
         self._set_newer(self._request, newer)
         self._bytes[self._answers] = self._blank
         self._call()
+        found = self._unpack(self._bytes, self._start)
+        codes, values = found[::2], found[1::2]
+        if not any(codes) and math.isfinite(sum(values)):
+            return values
         return [
             value if code == 0 and math.isfinite(value) else math.nan
-            for _, code, value in _GPM_METRIC.iter_unpack(self._bytes[self._answers])
+            for code, value in zip(codes, values, strict=True)
         ]

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from collectors.contract.source import TransientError, UnsupportedError
 from collectors.nvml.api import Nvml
 from collectors.nvml.errors import NO_DATA, UnknownFaultError, error_for
-from collectors.nvml.fields import PlannedField, raw_value
+from collectors.nvml.fields import BLANK_64, UNSIGNED_32, PlannedField, raw_value
 
 _FIELD_VALUE = struct.Struct("=II16xiIQ")
 """nvmlFieldValue_t: id, scope, stamp and latency (not written by us), type, return code, value."""
 _ANSWER = struct.Struct("=24xiIQ")
 """What is read of it: type, return code, value."""
+_USUAL = {1: "24xQI4x", 2: "24xQQ", 3: "24xQQ"}
+"""Unsigned types, which nearly all fields are: type and return code (0) as one number, value."""
 _INVALID_ARGUMENT = 2
 _FUNCTION = "nvmlDeviceGetFieldValues"
 
@@ -27,6 +29,35 @@ class _Prepared(NamedTuple):
     blank: bytes
     array: Any
     planned: tuple[PlannedField, ...]
+    usual: list[_Usual]
+    """None or one: how the answers looked when they were last all well."""
+
+
+class _Usual:
+    """Answers that are all there, of the types that they had before: read without a look at each.
+
+    Reading them one by one costs several times as much.
+    """
+
+    def __init__(self, planned: Sequence[PlannedField], kinds: Sequence[int]) -> None:
+        self._kinds = tuple(kinds)
+        self._unpack = struct.Struct("=" + "".join(_USUAL[kind] for kind in kinds)).unpack
+        self._rows = [
+            (one.metric, one.factor, one.divisor, one.counter, one.low, one.high) for one in planned
+        ]
+
+    def values(self, memory: bytearray) -> dict[str, float] | None:
+        """None where an answer is not as usual."""
+        found = self._unpack(memory)
+        raw = found[1::2]
+        if found[::2] != self._kinds or UNSIGNED_32 in raw or max(raw) >= BLANK_64:
+            return None
+        values: dict[str, float] = {}
+        for (name, factor, divisor, counter, low, high), one in zip(self._rows, raw, strict=True):
+            value = one * factor // divisor if counter else one * factor / divisor
+            if low <= value <= high:
+                values[name] = value
+        return values
 
 
 def _prepare(planned: Sequence[PlannedField]) -> _Prepared:
@@ -34,7 +65,7 @@ def _prepare(planned: Sequence[PlannedField]) -> _Prepared:
     blank = b"".join(_FIELD_VALUE.pack(one.field, one.scope, -1, NO_DATA, 0) for one in planned)
     memory = bytearray(blank)
     array = (ctypes.c_char * len(memory)).from_buffer(memory)
-    return _Prepared(memory, blank, array, tuple(planned))
+    return _Prepared(memory, blank, array, tuple(planned), [])
 
 
 class FieldBatch:
@@ -87,9 +118,15 @@ class FieldBatch:
             raise error_for(code, _FUNCTION)
 
     def _answers(self, prepared: _Prepared) -> dict[str, float]:
+        values = prepared.usual[0].values(prepared.memory) if prepared.usual else None
+        return self._one_by_one(prepared) if values is None else values
+
+    def _one_by_one(self, prepared: _Prepared) -> dict[str, float]:
         values: dict[str, float] = {}
         unknown: UnknownFaultError | None = None
-        answers = _ANSWER.iter_unpack(prepared.memory)
+        answers = list(_ANSWER.iter_unpack(prepared.memory))
+        if not any(code for _, code, _ in answers) and all(k in _USUAL for k, _, _ in answers):
+            prepared.usual[:] = [_Usual(prepared.planned, [kind for kind, _, _ in answers])]
         for planned, (kind, code, bits) in zip(prepared.planned, answers, strict=True):
             if code:
                 error = self._failed(planned, code)

@@ -39,7 +39,9 @@ class GrowingCounter:
         added = raw - last
         if added < 0:
             added = self._wrapped(last, raw, elapsed_s)
-        return self.add(added if added <= self._most_per_s * elapsed_s else 0)
+        if 0 < added <= self._most_per_s * elapsed_s:
+            self._total = (self._total + added) % _BEGIN_AGAIN
+        return int(self._total)
 
     def _wrapped(self, last: int, raw: int, elapsed_s: float) -> int:
         """What was added if the counter wrapped at 32 bits; -1 for one that was reset."""

@@ -112,21 +112,18 @@ class CycleCounters:
     ) -> Cycles | None:
         """Per SM, by one way of reading; None where it gives nothing."""
         sms = (self._sm_count or 1) if way.summed else 1
-        most = context.most_mhz * context.elapsed_us * sms * _SPARE
-        steps: dict[int, float] = {}
-        for metric in IDS:
-            value = values.get(metric)
-            if way.totals and value is not None:
-                value = _step(None if before is None else before.get(metric), value, most)
-            if value is not None:
-                steps[metric] = value / sms
-        if ELAPSED not in steps or ANY not in steps:
+        steps = values
+        if way.totals:
+            most = context.most_mhz * context.elapsed_us * sms * _SPARE
+            steps = _steps(before or {}, values, most)
+        elapsed, busy, double, more = map(steps.get, (ELAPSED, ANY, DFMA, DMMA))
+        if elapsed is None or busy is None:
             return None
-        doubles = [steps[one] for one in (DFMA, DMMA) if one in steps]
+        double = (double or 0.0) + (more or 0.0) if double is not None or more is not None else None
         pipes = Pipes(
-            steps[ANY], steps.get(HMMA), steps.get(IMMA), sum(doubles) if doubles else None
+            busy / sms, _per(steps.get(HMMA), sms), _per(steps.get(IMMA), sms), _per(double, sms)
         )
-        return Cycles(steps[ELAPSED], pipes)
+        return Cycles(elapsed / sms, pipes)
 
     def _compare(
         self, before: Mapping[int, float] | None, values: Mapping[int, float], context: Context
@@ -161,14 +158,25 @@ class CycleCounters:
         )
 
 
-def _step(before: float | None, now: float, most: float) -> float | None:
-    """What a total grew by; None after a reset, and without a value to go on from.
+def _per(total: float | None, sms: int) -> float | None:
+    return None if total is None else total / sms
+
+
+def _steps(before: Mapping[int, float], now: Mapping[int, float], most: float) -> dict[int, float]:
+    """What totals grew by, without those that have no value to go on from or were reset."""
+    steps: dict[int, float] = {}
+    for metric, value in now.items():
+        if metric in before and (step := _step(before[metric], value, most)) is not None:
+            steps[metric] = step
+    return steps
+
+
+def _step(before: float, now: float, most: float) -> float | None:
+    """What a total grew by; None after a reset.
 
     A fall is a wrap where one of the usual widths explains it by no more than
     `most`, else a reset.
     """
-    if before is None:
-        return None
     if now >= before:
         return now - before if now - before <= most else None
     for bits in _WRAPS:

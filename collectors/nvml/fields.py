@@ -11,8 +11,9 @@ from collectors.contract.catalogue import CallRead, FieldRead, Kind, Metric
 
 ALL_LINKS = 0xFFFFFFFF
 """The scope of a field that is then summed over all NVLinks."""
-_UNSIGNED_32 = 0xFFFFFFFF
-_BLANK_64 = 9_220_000_000_000_000_000
+UNSIGNED_32 = 0xFFFFFFFF
+"""How drivers write that an unsigned number has no value."""
+BLANK_64 = 9_220_000_000_000_000_000
 """Data-centre libraries write "no value" as 2⁶³ − 2⁴ and thereabouts, or as 2⁶⁴ − 1."""
 _DOUBLE, _UINT, _ULONG, _ULONGLONG, _SLLONG, _SINT, _USHORT = range(7)
 
@@ -69,10 +70,10 @@ def raw_value(kind: int, bits: int) -> float | None:
     """The value in a field's eight bytes by its NVML_VALUE_TYPE; None for the ways in which
     drivers write that there is none, and for types that are not known."""
     if kind in (_ULONGLONG, _ULONG):  # a tuple of names: a set would be made each time
-        return None if bits >= _BLANK_64 or bits == _UNSIGNED_32 else bits
+        return None if bits >= BLANK_64 or bits == UNSIGNED_32 else bits
     if kind == _UINT:
-        value = bits & _UNSIGNED_32
-        return None if value == _UNSIGNED_32 else value
+        value = bits & UNSIGNED_32
+        return None if value == UNSIGNED_32 else value
     if kind == _USHORT:
         value = bits & 0xFFFF
         return None if value == 0xFFFF else value
@@ -83,16 +84,16 @@ def _signed_or_double(kind: int, bits: int) -> float | None:
     if kind == _DOUBLE:
         return _finite(struct.unpack("=d", struct.pack("=Q", bits))[0])
     if kind == _SINT:
-        signed = (bits & _UNSIGNED_32) - ((bits & 0x80000000) << 1)
+        signed = (bits & UNSIGNED_32) - ((bits & 0x80000000) << 1)
         return None if signed in {0x7FFFFFFF, -0x80000000} else signed
     if kind == _SLLONG:
         wide = bits - ((bits >> 63) << 64)
-        return None if abs(wide) >= _BLANK_64 else wide
+        return None if abs(wide) >= BLANK_64 else wide
     return None
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) and abs(value) < _BLANK_64 else None
+    return value if math.isfinite(value) and abs(value) < BLANK_64 else None
 
 
 def driver_branch(version: str) -> tuple[int, int]:

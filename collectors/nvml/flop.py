@@ -24,12 +24,18 @@ _TRAFFIC = {
     gpm.NVLINK_TX: "nvlink_tx_mib_s", gpm.NVLINK_RX: "nvlink_rx_mib_s",
     gpm.PCIE_TX: "pcie_tx_mib_s", gpm.PCIE_RX: "pcie_rx_mib_s",
 }  # fmt: skip
+_SM, _ANY, _HMMA, _IMMA, _DFMA, _DMMA = (
+    gpm.SM, gpm.ANY_TENSOR, gpm.HMMA, gpm.IMMA, gpm.DFMA, gpm.DMMA
+)  # fmt: skip
 _DISAGREEMENT = 0.05
 _WORTH_COMPARING = 0.001
 """Activity below which two methods may differ by what they round."""
 _MISSING_AT_MOST = 3
 _COVERED_AT_LEAST = 0.5
 """Buffered clock readings that cover less of a window are not taken as its course."""
+_NONE, _PIPE = FlopMethod.NONE, FlopMethod.PIPE
+_NO_FLAGS, _MOVING = FlopFlag.NONE, FlopFlag.CLOCK_MOVING
+"""By names of their own, since looking members up in their enumeration is slow."""
 
 
 class FlopMeter:
@@ -90,6 +96,8 @@ class FlopMeter:
             return
         self._max_clock_mhz = max_clock_mhz
         self._rates = flops.rates_of(self._model, self._sm_count, max_clock_mhz)
+        if self._begun:
+            self._say()
 
     def _next(self, sm_clock_mhz: float | None) -> gpm.Window | None:
         try:
@@ -126,9 +134,9 @@ class FlopMeter:
         else:
             self.method, self.reason = FlopMethod.PIPE, self._cycles.reason
 
-    def _nothing(self, flags: FlopFlag = FlopFlag.NONE) -> FlopWindow | None:
+    def _nothing(self, flags: FlopFlag = _NO_FLAGS) -> FlopWindow | None:
         """The window is not over, or does not count; None where none ever will."""
-        if self.method is FlopMethod.NONE:
+        if self.method is _NONE:
             return None
         return flops.uncounted(self.method, flags)
 
@@ -138,9 +146,10 @@ class FlopMeter:
             self._traffic_known = True
             if not {gpm.NVLINK_TX, gpm.NVLINK_RX} & metrics.keys():
                 self._gpm.trade_traffic()
-        missing = self._missing + 1 if gpm.ANY_TENSOR not in metrics else 0
-        self._missing = min(missing, _MISSING_AT_MOST)
-        self._say()
+        missing = 0 if _ANY in metrics else min(self._missing + 1, _MISSING_AT_MOST)
+        if missing != self._missing:
+            self._missing = missing
+            self._say()
 
     def _clock(self, now_mhz: float | None, window: gpm.Window) -> flops.ClockSpan | None:
         """By both ends, and by what the driver has noted down between them."""
@@ -163,17 +172,17 @@ class FlopMeter:
         self, one: gpm.Window, clock: flops.ClockSpan | None, power_w: float | None
     ) -> FlopWindow | None:
         rates, metrics = self._rates, one.metrics
-        if rates is None or self.method is FlopMethod.NONE:
+        if rates is None or self.method is _NONE:
             return None
-        if gpm.ANY_TENSOR not in metrics or clock is None:
+        if _ANY not in metrics or clock is None:
             self._cycles.skip()
             return self._nothing(FlopFlag.WINDOW_REJECTED)
         pipes = _pipes(metrics)
-        found = flops.by_activity(FlopMethod.PIPE, rates, pipes, clock, one.elapsed_us)
+        found = flops.by_activity(_PIPE, rates, pipes, clock, one.elapsed_us)
         exact = self._by_cycles(rates, pipes, clock, one.elapsed_us)
         if exact is not None:
             found = _chosen(found, exact, pipes.any)
-        sm = metrics.get(gpm.SM)
+        sm = metrics.get(_SM)
         doubt = self._power.flags(pipes.any, None if sm is None else sm / 100, power_w)
         return found._replace(flags=found.flags | doubt) if doubt else found
 
@@ -197,8 +206,9 @@ class FlopMeter:
         most_mhz = rates.most_mhz or 2 * clock.high_mhz
         moved = (clock.high_mhz - clock.low_mhz) / clock.mean_mhz if clock.mean_mhz else 1.0
         context = Context(elapsed_us, clock.mean_mhz, most_mhz, moved, pipes.any)
-        cycles = counters.take(values, context)
-        self._say()
+        before, cycles = counters.reason, counters.take(values, context)
+        if counters.reason != before:
+            self._say()
         if cycles is None:
             return None
         return flops.by_cycles(rates, cycles.pipes, cycles.elapsed, elapsed_us)
@@ -213,33 +223,38 @@ def _chosen(by_activity: FlopWindow, by_cycles: FlopWindow, tensor: float) -> Fl
     """The cycles, which need no clock, unless both differ by more than 5 %, or by more than the
     activity's own bound where the clock has moved."""
     if by_activity.elapsed_us and by_cycles.elapsed_us:
-        off = abs(by_cycles.gflop - by_activity.gflop)
-        moved = bool(by_activity.flags & FlopFlag.CLOCK_MOVING)
-        own = by_activity.hi - by_activity.gflop if moved else 0.0
-        most = max(own, _DISAGREEMENT * max(by_activity.gflop, by_cycles.gflop))
-        if off <= most or tensor < _WORTH_COMPARING:
+        one, other = by_activity.gflop, by_cycles.gflop
+        flags = by_activity.flags
+        own = by_activity.hi - one if flags and flags & _MOVING else 0.0
+        most = max(own, _DISAGREEMENT * max(one, other))
+        if abs(other - one) <= most or tensor < _WORTH_COMPARING:
             return by_cycles
     return by_activity._replace(flags=by_activity.flags | FlopFlag.METHODS_DISAGREE)
 
 
 def _pipes(metrics: Mapping[int, float]) -> flops.Pipes:
-    doubles = [metrics[one] for one in (gpm.DFMA, gpm.DMMA) if one in metrics]
+    half, integer, double = metrics.get(_HMMA), metrics.get(_IMMA), _doubles(metrics)
     return flops.Pipes(
-        metrics[gpm.ANY_TENSOR] / 100,
-        _ratio(metrics.get(gpm.HMMA)),
-        _ratio(metrics.get(gpm.IMMA)),
-        _ratio(sum(doubles) if doubles else None),
-    )
+        metrics[_ANY] / 100, None if half is None else half / 100,
+        None if integer is None else integer / 100, None if double is None else double / 100,
+    )  # fmt: skip
 
 
-def _ratio(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
+def _doubles(metrics: Mapping[int, float]) -> float | None:
+    """The two pipes of FP64 together, in percent."""
+    one, other = metrics.get(_DFMA), metrics.get(_DMMA)
+    return other if one is None else one if other is None else one + other
 
 
 def _gauges(metrics: Mapping[int, float]) -> dict[str, float]:
-    gauges = {name: metrics[one] / 100 for one, name in _GAUGES.items() if one in metrics}
-    gauges |= {name: metrics[one] for one, name in _TRAFFIC.items() if one in metrics}
-    doubles = [metrics[one] / 100 for one in (gpm.DFMA, gpm.DMMA) if one in metrics]
-    if doubles:
-        gauges["tensor_fp64_activity"] = sum(doubles)
+    gauges: dict[str, float] = {}
+    for metric, value in metrics.items():
+        name = _GAUGES.get(metric)
+        if name is not None:
+            gauges[name] = value / 100
+        elif metric in _TRAFFIC:
+            gauges[_TRAFFIC[metric]] = value
+    double = _doubles(metrics)
+    if double is not None:
+        gauges["tensor_fp64_activity"] = double / 100
     return gauges

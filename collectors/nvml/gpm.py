@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -90,12 +91,10 @@ class GpmWindows:
     def _known(self, request: GpmRequest, ids: Sequence[int]) -> dict[int, float]:
         """Metrics between the last two samples that have a value."""
         newer, older = self._samples
-        values = request.values(older, newer)
-        return {
-            metric: value
-            for metric, value in zip(ids, values, strict=True)
-            if value == value  # noqa: PLR0124 - NaN is no value
-        }
+        known = dict(zip(ids, request.values(older, newer), strict=True))
+        if math.isnan(sum(known.values())):
+            known = {metric: value for metric, value in known.items() if not math.isnan(value)}
+        return known
 
     def also(self, request: GpmRequest, ids: Sequence[int]) -> dict[int, float]:
         """More metrics of the window that has just ended."""

@@ -13,7 +13,7 @@ from collectors.nvml.batch import FieldBatch
 from collectors.nvml.cadence import Cadence, Thing
 from collectors.nvml.counters import GrowingCounter
 from collectors.nvml.errors import DeniedError, UnknownFaultError
-from collectors.nvml.fields import TRAFFIC, PlannedField
+from collectors.nvml.fields import PlannedField
 from collectors.nvml.links import LinkErrors
 from collectors.nvml.readings import Readings
 from collectors.nvml.throttle import ThrottleCheck
@@ -149,9 +149,11 @@ class DeviceValues:
         return values
 
     def _grow(self, values: dict[str, float], now_us: int) -> None:
-        for name in TRAFFIC & values.keys():
+        for name, counter in self._traffic.items():
+            if name not in values:
+                continue
             try:
-                values[name] = self._traffic[name].take(int(values[name]), now_us)
+                values[name] = counter.take(int(values[name]), now_us)
             except UnsupportedError as error:
                 del values[name]
                 self._batch.drop(frozenset({name}))
