@@ -6,28 +6,20 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple
 
+from collectors.agent.columns import Columns
 from collectors.agent.integrals import ActivityRule, SlotIntegrals
-from collectors.contract.catalogue import (
-    CATALOGUE,
-    COUNTER_ABSENT,
-    COUNTER_LIMIT,
-    Kind,
-    Own,
-)
+from collectors.contract.catalogue import CATALOGUE, Own
 from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import unpack_slot
 from collectors.contract.models import GpuModel, find_model
 from collectors.contract.record import NodeRecord, Origin, SlotLabels
 
 _LABELS_EVERY_US = 60_000_000
-_LARGEST_FLOAT = 3e38
-"""Beyond it a 32-bit float overflows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What one slot said at a tick; `values` is None when it is known and could not be read."""
 
     labels: SlotLabels
@@ -73,7 +65,7 @@ class NodeAssembler:
         self._expected = frozenset(expected)
         self._rule = rule or ActivityRule()
         self._states: dict[int, _SlotState] = {}
-        self._metrics = [(metric.name, metric.kind is Kind.COUNTER) for metric in CATALOGUE]
+        self._columns = Columns(CATALOGUE)
         self._device_counters = [
             metric.name for metric in CATALOGUE.counters if not isinstance(metric.read, Own)
         ]
@@ -103,7 +95,7 @@ class NodeAssembler:
             self.node, self.origin, self.run, self._sequence, time_us, self._label_epoch,
             [reading.labels.slot for reading in readings],
             [state.energy_epoch or 0 for state in states],
-            self._columns(rows),
+            self._columns.of(rows),
             self._due_labels(time_us, states),
         )  # fmt: skip
         self._sequence += 1
@@ -147,7 +139,9 @@ class NodeAssembler:
             elapsed_us = 0
         state.time_us = time_us
         gauges = state.integrals.advance(elapsed_us, reading.values, state.model, reading.flop)
-        row = {name: value for name, value in (reading.values or {}).items() if value == value}  # noqa: PLR0124 - NaN is absent
+        row = dict(reading.values or {})
+        if math.isnan(sum(row.values())):
+            row = {name: value for name, value in row.items() if not math.isnan(value)}
         row.update(gauges)
         row.update(state.integrals.counters())
         state.device_energy |= "energy_mj" in row
@@ -159,14 +153,16 @@ class NodeAssembler:
     def _news(self, state: _SlotState, reading: Reading, row: Mapping[str, float]) -> bool:
         """Takes over labels, epoch and counters; whether they end the label epoch."""
         epoch = reading.energy_epoch if state.device_energy else self._own_epoch(reading)
-        changed = state.labels != reading.labels or state.energy_epoch not in {None, epoch}
-        if state.labels.model != reading.labels.model:
-            state.model = find_model(reading.labels.model)
+        changed = state.energy_epoch is not None and state.energy_epoch != epoch
+        if state.labels is not reading.labels:
+            changed |= state.labels != reading.labels
+            if state.labels.model != reading.labels.model:
+                state.model = find_model(reading.labels.model)
         state.labels, state.energy_epoch = reading.labels, epoch
         counters = state.counters
         for name in self._device_counters:
-            value = row.get(name)
-            if value is not None:
+            if name in row:
+                value = row[name]
                 changed |= value < counters.get(name, 0)
                 counters[name] = value
         return changed
@@ -184,53 +180,3 @@ class NodeAssembler:
                 state.labels_sent_us = time_us
                 due.append(state.labels)
         return due
-
-    def _columns(self, rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-        """One array per metric that any slot has, absent where a slot has it not."""
-        transposed = _transposed(rows)
-        columns: dict[str, list[float]] = {}
-        for name, counts in self._metrics:
-            column = transposed.get(name)
-            if column is not None:
-                columns[name] = _counters(column) if counts else _gauges(column)
-        return columns
-
-
-def _transposed(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Columns of what any row has; GPUs that are alike give the same names in the same order."""
-    if not rows:
-        return {}
-    names = list(rows[0])
-    if all(list(row) == names for row in rows):
-        return dict(
-            zip(names, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True)
-        )
-    there = set[str]().union(*rows)
-    return {name: [row.get(name) for row in rows] for name in there}
-
-
-def _counters(column: list[float | None]) -> list[float]:
-    """Most columns are whole and within bounds, and pass as they are."""
-    if None not in column:
-        whole = cast("list[float]", column)
-        if min(whole) >= 0 and max(whole) < COUNTER_LIMIT:
-            return [int(value) for value in whole]
-    return [_counter(value) for value in column]
-
-
-def _gauges(column: list[float | None]) -> list[float]:
-    if None not in column:
-        whole = cast("list[float]", column)
-        if min(whole) > -_LARGEST_FLOAT and max(whole) < _LARGEST_FLOAT:
-            return whole
-    return [_gauge(value) for value in column]
-
-
-def _counter(value: float | None) -> int:
-    known = value is not None and 0 <= value < COUNTER_LIMIT
-    return int(value) if known and value is not None else COUNTER_ABSENT
-
-
-def _gauge(value: float | None) -> float:
-    known = value is not None and abs(value) < _LARGEST_FLOAT
-    return float(value) if known and value is not None else math.nan

@@ -8,6 +8,7 @@ from collectors.contract.flop import FlopFlag, FlopMethod, FlopWindow
 from collectors.contract.models import GpuModel
 from collectors.kit import flops
 
+_NONE = FlopMethod.NONE
 _PATIENCE_US = 10_000_000
 """A slot that was measured is not estimated before it has gone so long without a window."""
 
@@ -50,7 +51,7 @@ class DeliveredFlop:
         self._elapsed_us += elapsed_us
         if window is None:
             window = self._by_values(elapsed_us, values, before_mhz)
-        if window is not None and window.method is not FlopMethod.NONE:
+        if window is not None and window.method is not _NONE:
             return self._take(window, counts=elapsed_us > 0)
         return self._estimate(elapsed_us, values, before_mhz)
 
@@ -92,15 +93,15 @@ class DeliveredFlop:
         if self._unmeasured_us is not None:
             self._unmeasured_us += elapsed_us
             if self._unmeasured_us < _PATIENCE_US:
-                return {"flop_method": float(FlopMethod.NONE)}
+                return {"flop_method": float(_NONE)}
         # A GPU with GPM gives its first window a tick later: that is no estimate.
         soon = not elapsed_us and model is not None and model.gpm
         if utilization is None or self._clock_mhz is None or rates is None or soon:
-            return {"flop_method": float(FlopMethod.NONE)}
+            return {"flop_method": float(_NONE)}
         clock = flops.ends_clock(before_mhz, self._clock_mhz)
         guess = flops.estimated(rates, utilization, clock, elapsed_us)
         if guess is None:
-            return {"flop_method": float(FlopMethod.NONE)}
+            return {"flop_method": float(_NONE)}
         self._estimated = (self._estimated or 0.0) + guess
         return {"flop_method": float(FlopMethod.ESTIMATE), "flop_flags": float(FlopFlag.NONE)}
 

@@ -61,6 +61,8 @@ class Known:
     """Whether an exporter measures the FLOP that the device does not."""
     shown: SlotLabels | None = None
     """The labels with the occupant that was last put in."""
+    plain: SlotLabels | None = None
+    """The labels of which `shown` was made."""
 
 
 class Slots:
@@ -71,6 +73,8 @@ class Slots:
         self._known: dict[int, Known] = {}
         self._now: dict[int, Sample] = {}
         self._processes: dict[int, int] = {}
+        self._divided = False
+        """Whether a GPU has been divided since the start."""
         self.failures: dict[str, int] = {}
         """Readings that failed, by class: transient, lost, driver, late, unforeseen."""
 
@@ -128,17 +132,23 @@ class Slots:
                 known.since_us = self._clock.wall_us()
             known.labels, known.energy_epoch = sample.labels, sample.energy_epoch
             known.parent = sample.parent
+            self._divided |= sample.parent is not None
             self._now[slot] = sample
         self._mark(whole, OK, "")
-        gone = [s for s, known in self._known.items() if known.parent == whole and s not in seen]
-        for slot in gone:
-            _log.info("instance_gone slot=%s", slot_text(slot))
-            del self._known[slot]
+        if self._divided:
+            self._forget_gone(whole, seen)
         if answer.processes is not None:
             self._processes.update(dict.fromkeys(seen, 0))
             for process in answer.processes:
                 for slot in {process.slot, whole}:
                     self._processes[slot] = self._processes.get(slot, 0) + 1
+
+    def _forget_gone(self, whole: int, seen: Collection[int]) -> None:
+        """Instances that the GPU has no longer."""
+        gone = [s for s, known in self._known.items() if known.parent == whole and s not in seen]
+        for slot in gone:
+            _log.info("instance_gone slot=%s", slot_text(slot))
+            del self._known[slot]
 
     def _silent(self, slot: int, known: Known, error: Exception) -> None:
         foreseen = isinstance(error, TransientError)
@@ -228,15 +238,13 @@ class Slots:
 
 def _with_occupant(known: Known, occupant: str) -> SlotLabels:
     """The labels with who was found on it; a source that says it itself is believed."""
-    shown = known.shown
-    wanted = occupant or known.labels.occupant
-    if shown is None or shown.occupant != wanted or not _same(shown, known.labels):
-        shown = known.shown = replace(known.labels, occupant=wanted)
+    shown, plain = known.shown, known.labels
+    wanted = occupant or plain.occupant
+    if shown is None or shown.occupant != wanted or known.plain is not plain:
+        made, known.plain = replace(plain, occupant=wanted), plain
+        if shown is None or shown != made:
+            shown = known.shown = made
     return shown
-
-
-def _same(one: SlotLabels, other: SlotLabels) -> bool:
-    return (one.uuid, one.model, one.serial) == (other.uuid, other.model, other.serial)
 
 
 def _sick(facts: Sequence[GpuFacts] | None) -> str:
