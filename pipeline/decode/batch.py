@@ -85,10 +85,12 @@ class Group:
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Group:
         """The group of some of its records, in the order given."""
+        at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return Group(
-            self.index[rows], self.place[rows], self.origin[rows], self.run[rows],
-            self.sequence[rows], self.time_us[rows], self.label_epoch[rows], self.gpu[rows],
-            self.energy_epoch[rows], self.gauges[:, rows], self.counters[:, rows],
+            self.index[at], self.place[at], self.origin[at], self.run[at],
+            self.sequence[at], self.time_us[at], self.label_epoch[at], self.gpu[at],
+            # `take` leaves columns in one piece, as an index in the middle does not.
+            self.energy_epoch[at], self.gauges.take(at, axis=1), self.counters.take(at, axis=1),
         )  # fmt: skip
 
 

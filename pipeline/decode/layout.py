@@ -7,7 +7,8 @@ fixed-width payload only; one layout then serves them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,34 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """Where the metrics of one kind lie that a reader wants and a layout has.
+
+    `row` are their places among those wanted, `start` where their payloads
+    begin, `at` all the payloads' bytes one after the other.
+    """
+
+    row: NDArray[np.intp]
+    start: Sequence[int]
+    at: NDArray[np.intp]
+
+
+def columns_of(spans: Mapping[int, tuple[int, int]], numbers: Sequence[int]) -> Columns:
+    """The columns of the metrics `numbers`."""
+    rows = [row for row, number in enumerate(numbers) if number in spans]
+    there = [spans[numbers[row]] for row in rows]
+    bytes_at = [np.arange(start, end) for start, end in there]
+    at = np.concatenate(bytes_at) if bytes_at else np.zeros(0, np.intp)
+    return Columns(np.array(rows, np.intp), [start for start, _ in there], at)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where everything is in a record of `length` bytes (its labels not counted).
 
     `spans` maps field numbers to the payload's (start, end); `count` is the
     number of slots; `identity` spans the node's name to the last slot.
+    `columns` is what readers keep of it, by the metrics that they want.
     """
 
     length: int
@@ -50,6 +74,16 @@ class Layout:
     identity: tuple[int, int]
     skeleton_at: NDArray[np.intp]
     skeleton: NDArray[np.uint8]
+    columns: dict[tuple[int, ...], Columns] = field(
+        default_factory=dict[tuple[int, ...], Columns], compare=False
+    )
+
+    def wanted(self, numbers: tuple[int, ...]) -> Columns:
+        """Where the metrics `numbers` lie, as far as they are there."""
+        found = self.columns.get(numbers)
+        if found is None:
+            found = self.columns[numbers] = columns_of(self.spans, numbers)
+        return found
 
     def fits(self, matrix: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which rows of uint8[n, length] have this skeleton; bool[n]."""

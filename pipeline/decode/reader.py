@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.record import SCHEMA_VERSION, NodeRecord
 from collectors.contract.schema import message_class
 from collectors.contract.wire import MAX_SLOTS, BrokenRecordError, parse
-from pipeline.decode.batch import Broken, Decoded, Group, Labels, Wanted
+from pipeline.decode.assemble import Assembler, Cut, Parsed, Piece, payload
+from pipeline.decode.batch import Broken, Decoded, Labels, Wanted
 from pipeline.decode.gather import Joined, Output
 from pipeline.decode.layout import (
     LABELS_TAG,
@@ -48,9 +47,7 @@ class Reader:
         self._layouts: dict[int, list[Layout]] = {}
         self._identities: dict[bytes, int] = {}
         self._message = message_class()
-        self._wanted = metrics or Wanted.all()
-        self._gauges = [metric.number for metric in self._wanted.gauges]
-        self._counters = [metric.number for metric in self._wanted.counters]
+        self._assembler = Assembler(metrics or Wanted.all(), table)
 
     def read(self, values: Sequence[bytes]) -> Decoded:
         """Columns of all records that are valid, and the reasons for those that are not."""
@@ -64,8 +61,9 @@ class Reader:
             if layout is not None:
                 # Where one of a kind is new, many are: only the first is scanned.
                 rest = self._fit(layout, rest, values, fast, out)
+        pieces: list[Piece] = []
         for batch in fast.values():
-            self._cut(batch, values, out)
+            pieces.extend(self._cut(batch, values, out))
         by_count: dict[int, list[tuple[int, NodeRecord]]] = defaultdict(list)
         for index in out.slow:
             try:
@@ -76,8 +74,8 @@ class Reader:
             if record.labels:
                 out.labels.append((index, Labels(record)))
             by_count[len(record.slots)].append((index, record))
-        out.groups.extend(self._slow(records) for records in by_count.values())
-        return Decoded(out.groups, out.labels, out.broken)
+        pieces.extend(self._parsed(records) for records in by_count.values())
+        return Decoded(self._assembler.groups(pieces), out.labels, out.broken)
 
     def _sort(self, values: Sequence[bytes], fast: dict[int, Joined]) -> list[int]:
         """Puts each record to a known layout; returns the indices that fit none."""
@@ -190,66 +188,35 @@ class Reader:
         self._layouts.setdefault(layout.length, []).append(layout)
         return layout
 
-    def _cut(self, batch: Joined, values: Sequence[bytes], out: Output) -> None:
-        """Cuts the joined records of one layout into a group."""
-        layout, matrix = batch.layout, batch.matrix()
+    def _cut(self, batch: Joined, values: Sequence[bytes], out: Output) -> list[Cut]:
+        """The joined records of one layout, without those that the parser must look at."""
         index = np.array(batch.indices, np.intp)
-        schema = _column(matrix, layout.spans[1], "<u4")[:, 0]
-        origin = _column(matrix, layout.spans[2], "<u4")[:, 0]
-        time_us = _column(matrix, layout.spans[5], "<i8")[:, 0]
-        place = self._places(layout, values, batch.indices)
-        good = (schema == SCHEMA_VERSION) & (origin >= 1) & (origin <= 3) & (place != _BAD_PLACE)
-        good &= (time_us >= 0) & (time_us < 1 << 62)
-        if not good.all():
-            # The ordinary parser names what is wrong with each.
-            out.labels[:] = [x for x in out.labels if x[0] not in set(index[~good].tolist())]
-            out.refer(index[~good].tolist(), time_us[~good].tolist())
-            matrix, index, place = matrix[good], index[good], place[good]
-            if not len(index):
-                return
-        out.groups.append(self._group(layout, matrix, index, place))
-
-    def _group(
-        self,
-        layout: Layout,
-        matrix: NDArray[np.uint8],
-        index: NDArray[np.intp],
-        place: NDArray[np.int32],
-    ) -> Group:
-        spans, n = layout.spans, len(index)
-        gauges = np.full((len(self._gauges), n, layout.count), np.nan, np.float32)
-        counters = np.full((len(self._counters), n, layout.count), COUNTER_ABSENT, np.uint64)
-        for row, number in enumerate(self._gauges):
-            if number in spans:
-                gauges[row] = _column(matrix, spans[number], "<f4")
-        for row, number in enumerate(self._counters):
-            if number in spans:
-                counters[row] = _column(matrix, spans[number], "<u8")
-        return Group(
-            index,
-            place,
-            _column(matrix, spans[2], "<u4")[:, 0].astype(np.uint8),
-            _column(matrix, spans[3], "<u8")[:, 0],
-            _column(matrix, spans[4], "<u8")[:, 0],
-            _column(matrix, spans[5], "<i8")[:, 0],
-            _column(matrix, spans[6], "<u8")[:, 0],
-            self._table.gpus_of(place, layout.count),
-            _column(matrix, spans[9], "<u8"),
-            gauges,
-            counters,
+        cut = Cut(batch.layout, batch.matrix(), index, self._places(batch, values))
+        schema = payload(cut.matrix, cut.layout.spans[1], "<u4")[:, 0]
+        origin, time_us = cut.header("origin"), cut.header("time_us")
+        good = (
+            (schema == SCHEMA_VERSION) & (origin >= 1) & (origin <= 3) & (cut.place != _BAD_PLACE)
         )
+        good &= (time_us >= 0) & (time_us < 1 << 62)
+        if good.all():
+            return [cut]
+        # The ordinary parser names what is wrong with each.
+        bad = set(index[~good].tolist())
+        out.labels[:] = [one for one in out.labels if one[0] not in bad]
+        out.refer(index[~good].tolist(), time_us[~good].tolist())
+        if not good.any():
+            return []
+        return [Cut(cut.layout, cut.matrix[good], index[good], cut.place[good])]
 
-    def _places(
-        self, layout: Layout, values: Sequence[bytes], indices: list[int]
-    ) -> NDArray[np.int32]:
+    def _places(self, batch: Joined, values: Sequence[bytes]) -> NDArray[np.int32]:
         """Place numbers, by the bytes from the node's name to the last slot."""
-        start, end = layout.identity
+        start, end = batch.layout.identity
         known = self._identities
         places: list[int] = []
-        for i in indices:
+        for i in batch.indices:
             key = values[i][start:end]
             place = known.get(key)
-            places.append(self._identify(layout, values[i], key) if place is None else place)
+            places.append(self._identify(batch.layout, values[i], key) if place is None else place)
         return np.array(places, np.int32)
 
     def _identify(self, layout: Layout, data: bytes, key: bytes) -> int:
@@ -266,34 +233,10 @@ class Reader:
         place = self._identities[key] = self._table.place(name, slots)
         return place
 
-    def _slow(self, records: list[tuple[int, NodeRecord]]) -> Group:
-        """A group of records that the ordinary parser has read, all of one slot count."""
-        rows = [record for _, record in records]
-        count, n = len(rows[0].slots), len(rows)
-        place = np.array([self._table.place(r.node, tuple(r.slots)) for r in rows], np.int32)
-        gauges = np.full((len(self._gauges), n, count), np.nan, np.float32)
-        counters = np.full((len(self._counters), n, count), COUNTER_ABSENT, np.uint64)
-        wanted = (self._wanted.gauges, self._wanted.counters)
-        for target, metrics in zip((gauges, counters), wanted, strict=True):
-            for row, name in enumerate(metric.name for metric in metrics):
-                for at, record in enumerate(rows):
-                    if name in record.values:
-                        target[row, at] = record.values[name]
-        return Group(
+    def _parsed(self, records: list[tuple[int, NodeRecord]]) -> Parsed:
+        places = [self._table.place(one.node, tuple(one.slots)) for _, one in records]
+        return Parsed(
+            [record for _, record in records],
             np.array([index for index, _ in records], np.intp),
-            place,
-            np.array([r.origin for r in rows], np.uint8),
-            np.array([r.run for r in rows], np.uint64),
-            np.array([r.sequence for r in rows], np.uint64),
-            np.array([r.time_us for r in rows], np.int64),
-            np.array([r.label_epoch for r in rows], np.uint64),
-            self._table.gpus_of(place, count),
-            np.array([r.energy_epochs for r in rows], np.uint64).reshape(n, count),
-            gauges,
-            counters,
+            np.array(places, np.int32),
         )
-
-
-def _column(matrix: NDArray[np.uint8], span: tuple[int, int], dtype: str) -> NDArray[Any]:
-    """The payload of one field in all records, [n, numbers]."""
-    return np.ascontiguousarray(matrix[:, span[0] : span[1]]).view(dtype)

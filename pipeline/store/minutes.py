@@ -17,10 +17,11 @@ from pipeline.decode.slots import SlotTable, grown
 from pipeline.series.columns import merge_parts
 from pipeline.series.port import CounterSpan, GaugeSpan, MinuteParts, NodeMasks
 from pipeline.store.reduce import reduce_blocks
-from pipeline.store.rows import NEVER_FIRST, NEVER_LAST, Points, Rows
+from pipeline.store.rows import NEVER_LAST, Points, Rows
 from pipeline.store.seen import Seen
 
 MINUTE_US = 60_000_000
+_ABSENT = np.uint64(COUNTER_ABSENT)
 _STRETCH = 24
 """Blocks one after the other from which a merge of their own pays."""
 _BLOCK_COLUMNS = ("start", "count", "node", "run", "label_epoch", "origin")
@@ -179,23 +180,35 @@ class OpenMinute:
         return merged
 
     def _spans(self, rows: NDArray[np.intp]) -> tuple[dict[str, CounterSpan], dict[str, GaugeSpan]]:
+        """The spans of the metrics that any of the rows has."""
         state = self.rows
-        first_us, last_us = state.first_us[:, rows], state.last_us[:, rows]
-        first, last = state.first[:, rows], state.last[:, rows]
-        last[last_us == NEVER_LAST] = COUNTER_ABSENT
-        first_us[first_us == NEVER_FIRST] = 0
-        last_us[last_us == NEVER_LAST] = 0
-        final_us = state.final_us[:, rows]
-        final_us[final_us == NEVER_LAST] = 0
-        low, high, final = state.minimum[:, rows], state.maximum[:, rows], state.final[:, rows]
-        counters = {
-            metric.name: CounterSpan(first_us[i], first[i], last_us[i], last[i])
-            for i, metric in enumerate(CATALOGUE.counters)
-        }
-        gauges = {
-            metric.name: GaugeSpan(low[i], high[i], final[i], final_us[i])
-            for i, metric in enumerate(CATALOGUE.gauges)
-        }
+        chosen: NDArray[np.intp] | slice = rows
+        if (
+            len(rows)
+            and int(rows[-1]) - int(rows[0]) == len(rows) - 1
+            and (np.diff(rows) == 1).all()
+        ):
+            chosen = slice(int(rows[0]), int(rows[-1]) + 1)
+        held_counters, held_gauges = state.holding(chosen)
+        counters: dict[str, CounterSpan] = {}
+        for i in held_counters:
+            last_us = state.last_us[i, chosen]
+            absent = last_us == NEVER_LAST
+            counters[CATALOGUE.counters[i].name] = CounterSpan(
+                np.where(absent, 0, state.first_us[i, chosen]),
+                state.first[i, chosen].copy(),
+                np.where(absent, 0, last_us),
+                np.where(absent, _ABSENT, state.last[i, chosen]),
+            )
+        gauges: dict[str, GaugeSpan] = {}
+        for i in held_gauges:
+            final_us = state.final_us[i, chosen]
+            gauges[CATALOGUE.gauges[i].name] = GaugeSpan(
+                state.minimum[i, chosen].copy(),
+                state.maximum[i, chosen].copy(),
+                state.final[i, chosen].copy(),
+                np.where(final_us == NEVER_LAST, 0, final_us),
+            )
         return counters, gauges
 
 

@@ -36,7 +36,8 @@ def reduce_blocks(
     blocks come in rounds of one record each.
     """
     order = np.lexsort((group.sequence, group.time_us, block))
-    block, group = block[order], group.take(order)
+    if not (order[1:] > order[:-1]).all():
+        block, group = block[order], group.take(order)
     starts = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
     if len(starts) == len(block):
         yield block, points_of(group)

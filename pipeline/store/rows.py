@@ -7,7 +7,9 @@ associative, so repeats, order and batching cannot change the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +58,8 @@ class Points:
 class Rows:
     """State columns: [C, capacity] of counters, [Q, capacity] of gauges.
 
-    `newest_us` is the latest time seen of a row; `counted` and `gauged` say
-    what it has a value for.
+    `newest_us` is the latest time seen of a row; `held` says what it has a
+    value for, in words of bits: counters first, then gauges.
     """
 
     first_us: I64
@@ -70,8 +72,7 @@ class Rows:
     final_us: I64
     energy_epoch: U64
     newest_us: I64
-    counted: Bools
-    gauged: Bools
+    held: U64
 
     @classmethod
     def empty(cls, capacity: int) -> Rows:
@@ -88,14 +89,20 @@ class Rows:
             np.full(q, NEVER_LAST, np.int64),
             np.zeros(capacity, np.uint64),
             np.full(capacity, NEVER_LAST, np.int64),
-            np.zeros(c, bool),
-            np.zeros(q, bool),
+            np.zeros((_words(c[0] + q[0]), capacity), np.uint64),
         )
 
     @property
     def capacity(self) -> int:
         """Rows that there is room for."""
         return len(self.energy_epoch)
+
+    def holding(self, at: Where) -> tuple[list[int], list[int]]:
+        """Which counters and which gauges any of the rows has a value of."""
+        words = np.bitwise_or.reduce(self.held[:, at], axis=1).tolist()
+        bits = [row for row in range(64 * len(words)) if words[row // 64] >> row % 64 & 1]
+        counters = len(self.last)
+        return [b for b in bits if b < counters], [b - counters for b in bits if b >= counters]
 
     def grown(self, capacity: int) -> Rows:
         """The same rows with more room."""
@@ -127,91 +134,163 @@ class Rows:
             self._merge_strip(strip, points.part(slice(start, stop)))
 
     def _merge_strip(self, at: Where, points: Points) -> None:
-        counted, gauged = points.last != COUNTER_ABSENT, ~np.isnan(points.final)
-        odd = self._odd(at, points, counted, gauged)
+        there = _There.of(points)
+        late = points.first_us <= self.newest_us[at]
+        odd = late | self._news(at, points, there)
         number = int(np.count_nonzero(odd))
         if number * 2 > len(odd):
-            self._merge(at, points)
+            self._merge(at, points, there)
             return
         if number:
             # What is read seldom is news to some rows in every tick: they alone go the long way.
             rows = np.flatnonzero(odd) + at.start if isinstance(at, slice) else at[odd]
-            self._merge(rows, points.rows(odd))
-            counted &= ~odd
-            gauged &= ~odd
-        self._advance(at, points, counted, gauged)
+            few = points.rows(odd)
+            self._merge(rows, few, _There.of(few))
+        # To those of them that are not late the short way changes nothing more.
+        self._advance(at, points, there, ~late if late.any() else None)
 
-    def _odd(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> Bools:
-        """Rows that do not simply go on: bool[m].
+    def _news(self, at: Where, points: Points, there: _There) -> Bools:
+        """Rows that get a value of a metric that they had none of, or another energy epoch: bool[m].
 
-        Where all is later than what a row holds, and it had a value before of
-        each metric that has one now, firsts stay and lasts are the new values.
+        Where there is neither, and all is later than what a row holds, firsts
+        stay and lasts are the new values.
         """
-        odd = points.first_us <= self.newest_us[at]
-        odd |= points.energy_epoch != self.energy_epoch[at]
-        odd |= (counted & ~self.counted[:, at]).any(axis=0)
-        odd |= (gauged & ~self.gauged[:, at]).any(axis=0)
-        return odd
+        news = points.energy_epoch != self.energy_epoch[at]
+        for word, bits in enumerate(there.bits(len(news))):
+            news |= (bits & ~self.held[word, at]) != 0
+        return news
 
-    def _advance(self, at: Where, points: Points, counted: Bools, gauged: Bools) -> None:
-        _put(self.last_us, at, self.last_us[:, at], counted, points.last_us)
-        _put(self.last, at, self.last[:, at], counted, points.last)
-        self._widen(at, points)
-        _put(self.final, at, self.final[:, at], gauged, points.final)
-        _put(self.final_us, at, self.final_us[:, at], gauged, points.last_us)
+    def _advance(self, at: Where, points: Points, there: _There, plain: Bools | None) -> None:
+        """Later values take the place of earlier ones, in the rows `plain` (None: all)."""
+        for target, runs, some, values in (
+            (self.last, there.counters, there.some_counters, points.last),
+            (self.last_us, there.counters, there.some_counters, points.last_us),
+            (self.final, there.gauges, there.some_gauges, points.final),
+            (self.final_us, there.gauges, there.some_gauges, points.last_us),
+        ):
+            for run in runs:
+                value = values if values.ndim == 1 else values[run]
+                if plain is None:
+                    target[run, at] = value
+                else:
+                    _put(target, run, at, plain, value)
+            for row, mask in some.items():
+                value = values if values.ndim == 1 else values[row]
+                _put(target, row, at, mask if plain is None else mask & plain, value)
+        self._widen(at, points, there)
         self.newest_us[at] = np.maximum(self.newest_us[at], points.last_us)
 
-    def _widen(self, at: Where, points: Points) -> None:
+    def _widen(self, at: Where, points: Points, there: _There) -> None:
         """Gauges' minima and maxima."""
         for state, value, reduce in (
             (self.minimum, points.minimum, np.fmin),
             (self.maximum, points.maximum, np.fmax),
         ):
-            if isinstance(at, slice):
-                reduce(state[:, at], value, out=state[:, at])
-            else:
-                state[:, at] = reduce(state[:, at], value)
+            for run in (*there.gauges, *there.some_gauges):
+                state[run, at] = reduce(state[run, at], value[run])
 
-    def _merge(self, at: Where, points: Points) -> None:
+    def _merge(self, at: Where, points: Points, there: _There) -> None:
         self._merge_counters(at, points)
-        self._merge_gauges(at, points)
+        self._merge_gauges(at, points, there)
         self.energy_epoch[at] = np.maximum(self.energy_epoch[at], points.energy_epoch)
         self.newest_us[at] = np.maximum(self.newest_us[at], points.last_us)
-        self.counted[:, at] = self.first_us[:, at] != NEVER_FIRST
-        self.gauged[:, at] = self.final_us[:, at] != NEVER_LAST
+        for word, bits in enumerate(there.bits(len(points.energy_epoch))):
+            self.held[word, at] |= bits
 
     def _merge_counters(self, at: Where, points: Points) -> None:
         state_us, state = self.first_us[:, at], self.first[:, at]
         better = points.first_us < state_us
         better |= (points.first_us == state_us) & (points.first < state)
         better &= points.first != COUNTER_ABSENT
-        _put(self.first_us, at, state_us, better, points.first_us)
-        _put(self.first, at, state, better, points.first)
+        _put(self.first_us, _ALL, at, better, points.first_us)
+        _put(self.first, _ALL, at, better, points.first)
         state_us, state = self.last_us[:, at], self.last[:, at]
         better = points.last_us > state_us
         better |= (points.last_us == state_us) & (points.last > state)
         better &= points.last != COUNTER_ABSENT
-        _put(self.last_us, at, state_us, better, points.last_us)
-        _put(self.last, at, state, better, points.last)
+        _put(self.last_us, _ALL, at, better, points.last_us)
+        _put(self.last, _ALL, at, better, points.last)
 
-    def _merge_gauges(self, at: Where, points: Points) -> None:
-        self._widen(at, points)
+    def _merge_gauges(self, at: Where, points: Points, there: _There) -> None:
+        self._widen(at, points, there)
         state_us, final = self.final_us[:, at], self.final[:, at]
         better = points.last_us > state_us
         better |= (points.last_us == state_us) & (points.final > final)
         better &= ~np.isnan(points.final)
-        _put(self.final_us, at, state_us, better, points.last_us)
-        _put(self.final, at, final, better, points.final)
+        _put(self.final_us, _ALL, at, better, points.last_us)
+        _put(self.final, _ALL, at, better, points.final)
+
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """Which metrics points have: runs of those that all rows have, masks bool[m] of the others."""
+
+    counters: Sequence[slice]
+    gauges: Sequence[slice]
+    some_counters: Mapping[int, Bools]
+    some_gauges: Mapping[int, Bools]
+    first_gauge: int
+    metrics: int
+
+    @classmethod
+    def of(cls, points: Points) -> _There:
+        """What the points have.  A largest counter below `COUNTER_ABSENT`, and a largest gauge
+        that is a number, say that no row lacks it."""
+        c, q = len(points.last), len(points.final)
+        none = not len(points.energy_epoch)
+        lacking = np.ones(c, bool) if none else points.last.max(axis=1) == COUNTER_ABSENT
+        missing = np.ones(q, bool) if none else np.isnan(points.final.max(axis=1))
+        some = {row: points.last[row] != COUNTER_ABSENT for row in _where(lacking)}
+        few = {row: ~np.isnan(points.final[row]) for row in _where(missing)}
+        return cls(
+            _runs(~lacking),
+            _runs(~missing),
+            {row: mask for row, mask in some.items() if mask.any()},
+            {row: mask for row, mask in few.items() if mask.any()},
+            c,
+            c + q,
+        )
+
+    def bits(self, rows: int) -> Sequence[U64]:
+        """Words of the rows' bits, each uint64[rows] or one for all of them."""
+        words: list[Any] = [np.uint64(0)] * _words(self.metrics)
+        for base, runs in ((0, self.counters), (self.first_gauge, self.gauges)):
+            for run in runs:
+                for row in range(base + run.start, base + run.stop):
+                    words[row // 64] |= np.uint64(1) << np.uint64(row % 64)
+        for base, some in ((0, self.some_counters), (self.first_gauge, self.some_gauges)):
+            for row, mask in some.items():
+                at = base + row
+                words[at // 64] = words[at // 64] | mask.astype(np.uint64) << np.uint64(at % 64)
+        return [np.broadcast_to(word, rows) for word in words]
+
+
+def _words(metrics: int) -> int:
+    return -(-metrics // 64)
+
+
+def _where(mask: Bools) -> list[int]:
+    return [int(row) for row in np.flatnonzero(mask)]
+
+
+def _runs(mask: Bools) -> list[slice]:
+    """The true stretches of a mask."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).tolist()
+    return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _put(
     target: NDArray[np.generic],
+    run: slice | int,
     at: Where,
-    current: NDArray[np.generic],
     better: Bools,
     value: NDArray[np.generic],
 ) -> None:
-    """Writes `value` where it is better; `current` is target[:, at], a view when `at` is a slice."""
-    np.copyto(current, value, where=better)
-    if not isinstance(at, slice):
-        target[:, at] = current
+    """Writes `value` to target[run, at] where it is better."""
+    if isinstance(at, slice):
+        np.copyto(target[run, at], value, where=better)
+    else:
+        target[run, at] = np.where(better, value, target[run, at])

@@ -38,11 +38,12 @@ class Seen:
         fresh = np.bitwise_count(self._mask[used]).astype(np.int64) - before
         self._dirty[used[fresh > 0]] = True
         came = np.bincount(number, minlength=len(self._keys))[used]
-        for at, new, all_ in zip(used, fresh, came, strict=True):
-            node = self._keys[int(at)][0]
-            distinct[node] = distinct.get(node, 0) + int(new)
+        numbers: list[int] = used.tolist()
+        for at, new, all_ in zip(numbers, fresh.tolist(), came.tolist(), strict=True):
+            node = self._keys[at][0]
+            distinct[node] = distinct.get(node, 0) + new
             if all_ > new:
-                repeats[node] = repeats.get(node, 0) + int(all_ - new)
+                repeats[node] = repeats.get(node, 0) + all_ - new
 
     def _numbers_of(
         self, group: Group, block: NDArray[np.uint64], table: SlotTable

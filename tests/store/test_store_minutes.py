@@ -71,16 +71,16 @@ def flat(parts: MinuteParts) -> Reference:
         )  # fmt: skip
         assert where not in out
         for name in COUNTERS:
-            c = parts.counters[name]
-            if c.first[i] != COUNTER_ABSENT:
+            c = parts.counters.get(name)
+            if c is not None and c.first[i] != COUNTER_ABSENT:
                 first, last = (
                     (int(c.first_us[i]), int(c.first[i])),
                     (int(c.last_us[i]), int(c.last[i])),
                 )
                 out[*where, name] = (first, last)
         for name in GAUGES:
-            g = parts.gauges[name]
-            if not math.isnan(g.last[i]):
+            g = parts.gauges.get(name)
+            if g is not None and not math.isnan(g.last[i]):
                 out[*where, name] = (
                     (int(g.last_us[i]), float(g.last[i])),
                     float(g.minimum[i]),
