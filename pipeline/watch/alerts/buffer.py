@@ -8,8 +8,8 @@ offset, so that one wrong clock makes nobody late; what then comes more than
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,114 +22,128 @@ LATE_US = 2_000_000
 _MINUTE_US = 60_000_000
 _RISE_PER_US = 1e-3
 """How fast a node's offset is believed to grow; clocks are slewed at half of that."""
+SILENT_US = 5_000_000
+"""After which a run whose clock seems to be of an earlier time takes over."""
 _UNKNOWN = np.iinfo(np.int64).max
 I64 = NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class _Columns:
-    """Per node, by number of the slot table."""
-
-    offset_us: I64
-    """Bus time minus event time at the fastest, of earlier minutes."""
-    least_us: I64
-    """The same of this minute so far."""
-    minute: I64
-    run: NDArray[np.uint64]
+SavedOffset = tuple[int, int, int, int, int, int]
+"""Of a node: offset, least of the minute, minute, run, the run before, last bus time."""
+_FIELDS = {
+    "offset_us": _UNKNOWN, "least_us": _UNKNOWN, "minute": -1, "run": 0, "left": 0, "last_us": 0,
+}  # fmt: skip
+"""With what each is before a node's first record."""
 
 
 class Offsets:
     """Clock offsets of nodes: the least (bus time − event time), which falls at once, rises slowly,
-    and begins anew with a run.  What a minute teaches holds from the next one on."""
+    and begins anew with a run.  What a minute teaches holds from the next one on.
+
+    A node has one current run.  A run that started later takes over at once;
+    one that seems to have started earlier (the clock was set back) does once
+    the current one has been silent for `SILENT_US`: what an agent still holds
+    of a former life comes beside its fresh records, and is history.
+    """
 
     def __init__(self, table: SlotTable) -> None:
         self._table = table
-        empty = np.zeros(0, np.int64)
-        self._of = _Columns(empty, empty, empty, np.zeros(0, np.uint64))
+        self._now: dict[str, I64] = {name: np.zeros(0, np.int64) for name in _FIELDS}
+        self._begun: dict[str, I64] = {name: np.zeros(0, np.int64) for name in _FIELDS}
+        """As it was when the minute of each node's last record began."""
 
     def _grow(self) -> None:
-        size, of = len(self._table.nodes), self._of
-        of.offset_us = grown(of.offset_us, size, _UNKNOWN)
-        of.least_us = grown(of.least_us, size, _UNKNOWN)
-        of.minute = grown(of.minute, size, -1)
-        of.run = grown(of.run, size, 0)
+        size = len(self._table.nodes)
+        for columns in (self._now, self._begun):
+            for name in _FIELDS:
+                columns[name] = grown(columns[name], size, _FIELDS[name])
 
     def of_records(
-        self, node: NDArray[np.int32], run: NDArray[np.uint64], delay_us: I64, bus_us: I64
-    ) -> I64:
-        """The offset that holds for each record; they are in the order of the log per node."""
+        self, node: NDArray[np.int32], run: I64, delay_us: I64, bus_us: I64
+    ) -> tuple[I64, NDArray[np.bool_]]:
+        """The offset that holds for each record, and whether it is of its node's current run; they
+        are in the order of the log per node."""
         self._grow()
-        out = np.empty(len(node), np.int64)
+        out, current = np.empty(len(node), np.int64), np.empty(len(node), np.bool_)
         order = np.argsort(node, kind="stable")
         ordered = node[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])[: len(order)]
         sizes = np.diff(np.r_[starts, len(order)])
         for turn in range(int(sizes.max(initial=0))):
             rows = order[starts[sizes > turn] + turn]
-            out[rows] = self._next(node[rows], run[rows], delay_us[rows], bus_us[rows])
-        return out
+            out[rows], current[rows] = self._next(
+                node[rows], run[rows], delay_us[rows], bus_us[rows]
+            )
+        return out, current
 
     def _next(
-        self, node: NDArray[np.int32], run: NDArray[np.uint64], delay_us: I64, bus_us: I64
-    ) -> I64:
+        self, node: NDArray[np.int32], run: I64, delay_us: I64, bus_us: I64
+    ) -> tuple[I64, NDArray[np.bool_]]:
         """One record each of different nodes."""
-        of, minute = self._of, bus_us // _MINUTE_US
-        anew = (run > of.run[node]) | (of.minute[node] < 0)
-        later = (minute > of.minute[node]) & ~anew
-        at = node[later]
-        if len(at):
-            passed_us = (minute[later] - of.minute[at]) * _MINUTE_US
-            risen = of.offset_us[at] + (passed_us * _RISE_PER_US).astype(np.int64)
-            of.offset_us[at] = np.minimum(risen, of.least_us[at])
-            of.least_us[at] = _UNKNOWN
-            of.minute[at] = minute[later]
+        now = self._now
+        self._turn_minutes(node, bus_us // _MINUTE_US)
+        other = run != now["run"][node]
+        later = (run > now["run"][node]) & (run != now["left"][node])
+        anew = other & (later | (bus_us - now["last_us"][node] > SILENT_US))
         at = node[anew]
-        of.offset_us[at], of.least_us[at] = delay_us[anew], _UNKNOWN
-        of.minute[at], of.run[at] = minute[anew], run[anew]
-        same = run == of.run[node]
-        at = node[same]
-        of.least_us[at] = np.minimum(of.least_us[at], delay_us[same])
+        now["left"][at] = now["run"][at]
+        now["offset_us"][at], now["least_us"][at] = delay_us[anew], _UNKNOWN
+        now["run"][at] = run[anew]
+        current = ~other | anew
+        at = node[current]
+        now["least_us"][at] = np.minimum(now["least_us"][at], delay_us[current])
+        now["last_us"][at] = np.maximum(now["last_us"][at], bus_us[current])
         # A record that is faster than any before it shows at once that the offset was too great.
-        return np.minimum(of.offset_us[node], np.where(same, delay_us, _UNKNOWN))
+        return np.minimum(now["offset_us"][node], np.where(current, delay_us, _UNKNOWN)), current
+
+    def _turn_minutes(self, node: NDArray[np.int32], minute: I64) -> None:
+        now = self._now
+        later = minute > now["minute"][node]
+        at = node[later]
+        if not len(at):
+            return
+        known = at[now["minute"][at] >= 0]
+        passed = minute[later][now["minute"][at] >= 0] - now["minute"][known]
+        risen = now["offset_us"][known] + (passed * _MINUTE_US * _RISE_PER_US).astype(np.int64)
+        now["offset_us"][known] = np.minimum(risen, now["least_us"][known])
+        now["least_us"][known] = _UNKNOWN
+        for name in _FIELDS:
+            self._begun[name][at] = now[name][at]
+        self._begun["minute"][known] = minute[later][now["minute"][at] >= 0]
+        now["minute"][at] = minute[later]
 
     def by_name(self) -> dict[str, int]:
         """The offsets known, µs."""
-        known = np.flatnonzero(self._of.minute >= 0).tolist()
-        return {self._table.nodes[at]: int(self._of.offset_us[at]) for at in known}
+        known = np.flatnonzero(self._now["minute"] >= 0).tolist()
+        return {self._table.nodes[at]: int(self._now["offset_us"][at]) for at in known}
 
-    def seconds(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """The offsets of nodes by name, s; NaN where unknown."""
-        known = self.by_name()
-        return np.array([known.get(name, np.nan) for name in names], np.float32) * np.float32(1e-6)
-
-    def save(self, minute: int) -> dict[str, tuple[int, int, int]] | None:
-        """(offset, minute, run) by node as they were when a minute began.
-
-        None where records of a later minute have come already.
-        """
-        of = self._of
-        if len(of.minute) and int(of.minute.max()) > minute:
+    def save(self, minute: int) -> dict[str, SavedOffset] | None:
+        """What was known when a minute began, by node; None where records of a later minute have
+        come already."""
+        now, out = self._now, dict[str, SavedOffset]()
+        if int(now["minute"].max(initial=-1)) > minute:
             return None
-        return {
-            self._table.nodes[at]: (
-                int(of.offset_us[at]),
-                *self._begun(at, minute),
-                int(of.run[at]),
-            )
-            for at in np.flatnonzero(of.minute >= 0).tolist()
-        }
+        for at in np.flatnonzero(now["minute"] >= 0).tolist():
+            columns = self._begun if int(now["minute"][at]) == minute else now
+            offset, least, known, run, left, last = (int(columns[x][at]) for x in _FIELDS)
+            if known >= 0:
+                out[self._table.nodes[at]] = (offset, least, known, run, left, last)
+        return out
 
-    def _begun(self, at: int, minute: int) -> tuple[int]:
-        return (min(int(self._of.minute[at]), minute),)
-
-    def restore(self, saved: dict[str, tuple[int, int, int]]) -> None:
+    def restore(self, saved: Mapping[str, SavedOffset]) -> None:
         """As they were."""
-        for name in saved:
-            self._table.node_id(name)
+        numbers = {name: self._table.node_id(name) for name in saved}
         self._grow()
-        for name, (offset_us, minute, run) in saved.items():
-            at = self._table.node_id(name)
-            self._of.offset_us[at], self._of.minute[at], self._of.run[at] = offset_us, minute, run
+        for node, values in saved.items():
+            for name, value in zip(_FIELDS, values, strict=True):
+                self._now[name][numbers[node]] = value
+
+
+class Timed(NamedTuple):
+    """A group, and per record the clock offset that was taken off."""
+
+    group: Group
+    offset_us: I64
 
 
 class Buffer:
@@ -138,7 +152,7 @@ class Buffer:
     def __init__(self, table: SlotTable) -> None:
         self._table = table
         self.offsets = Offsets(table)
-        self._seconds: dict[int, list[Group]] = {}
+        self._seconds: dict[int, list[Timed]] = {}
         self.late = 0
         self.after = 0
         """Records of a second that had been evaluated: none, unless partitions were out of step."""
@@ -153,12 +167,14 @@ class Buffer:
         place = np.concatenate([group.place for group in groups])
         node = np.array(self._table.place_node, np.int32)[place]
         time_us = np.concatenate([group.time_us for group in groups])
-        run = np.concatenate([group.run for group in groups])
+        run = np.concatenate([group.run for group in groups]).astype(np.int64)
         bus = bus_us[index]
         delay = bus - time_us
-        offset = np.empty(len(index), np.int64)
-        offset[order] = self.offsets.of_records(node[order], run[order], delay[order], bus[order])
-        late = delay - offset > LATE_US
+        offset, current = np.empty(len(index), np.int64), np.empty(len(index), np.bool_)
+        offset[order], current[order] = self.offsets.of_records(
+            node[order], run[order], delay[order], bus[order]
+        )
+        late = (delay - offset > LATE_US) | ~current
         second = -(-(time_us + offset) // 1_000_000)
         after = ~late & (second <= self.done_s)
         self.late += int(late.sum())
@@ -166,14 +182,15 @@ class Buffer:
         second[late | after] = -1
         start = 0
         for group in groups:
-            self._split(group, second[start : start + len(group)])
+            rows = slice(start, start + len(group))
+            self._split(group, second[rows], offset[rows])
             start += len(group)
 
-    def _split(self, group: Group, second: I64) -> None:
+    def _split(self, group: Group, second: I64, offset_us: I64) -> None:
         for value in np.unique(second).tolist():
             if value >= 0:
                 rows = second == value
-                part = group if rows.all() else group.take(rows)
+                part = Timed(group if rows.all() else group.take(rows), offset_us[rows])
                 self._seconds.setdefault(value, []).append(part)
 
     @property
@@ -186,7 +203,7 @@ class Buffer:
         """The earliest second held."""
         return min(self._seconds, default=None)
 
-    def take(self, second: int) -> list[Group]:
+    def take(self, second: int) -> list[Timed]:
         """The groups of a second, which is evaluated from now on."""
         self.done_s = max(self.done_s, second)
         return self._seconds.pop(second, [])

@@ -85,8 +85,6 @@ class Core:
         self.active_s: NDArray[np.float64] = np.full(n, np.nan)
         """When each GPU was last active, or its holder changed."""
         self._held: NDArray[np.int32] = np.zeros(n, np.int32)
-        self._offset_s: Floats = np.full(len(layout.nodes), np.nan, np.float32)
-        self._offset_at = 0
         self._node_at = {node.name: at for at, node in enumerate(layout.nodes)}
 
     def warm(self, second: int) -> None:
@@ -148,7 +146,7 @@ class Core:
             job=self.holders.jobs.owners_at(time_us),
             jobs=self.holders.jobs.tenants,
             allocated=allocated,
-            clock_offset_s=self._offsets_s(second),
+            clock_offset_s=fleet.clock_offset_s,
             facility=self.building.readings(time_us),
             events=[one for one in found if one is not None],
             health=self.boards.figures(time_us, self._records_per_s(interval_s, age_s)),
@@ -184,14 +182,6 @@ class Core:
         first = np.searchsorted(self.layout.node, np.arange(len(self.layout.nodes)))
         alive = (age_s[first] <= HOLD_S) & (interval_s[first] > 0)
         return float((1.0 / interval_s[first][alive]).sum())
-
-    def _offsets_s(self, second: int) -> Floats:
-        """Clock offsets by node; they change once a minute, and are looked up every ten seconds."""
-        if second // 10 != self._offset_at:
-            self._offset_at = second // 10
-            names = [node.name for node in self.layout.nodes]
-            self._offset_s = self.buffer.offsets.seconds(names)
-        return self._offset_s
 
     def hold(self, time_us: int) -> None:
         """Takes the owners of a time as those that were held before: after a restart."""

@@ -258,6 +258,6 @@ _SIMPLE: dict[str, Callable[[Tick], Any]] = {
     "down_fraction": lambda tick: tick.rates["down_us"] * 1e-6,
     "allocated": lambda tick: tick.allocated,
     "busy": _busy,
-    "clock_offset": lambda tick: np.abs(tick.clock_offset_s)[tick.layout.node],
+    "clock_offset": lambda tick: np.abs(tick.clock_offset_s),
     "power_share": lambda tick: tick.gauges["power_w"] / tick.gauges["power_limit_w"],
 }

@@ -15,6 +15,7 @@ from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.identity import unpack_slot
 from pipeline.decode.batch import Group, Wanted
 from pipeline.decode.slots import SlotTable
+from pipeline.watch.alerts.buffer import Timed
 from pipeline.watch.alerts.expressions import NEEDS, REASONS
 from pipeline.watch.alerts.rules import Rule, expressions_of
 from pipeline.watch.layout import FleetLayout
@@ -73,6 +74,7 @@ class Fleet:
         self.steps: dict[str, F32] = {x: np.full(n, np.nan, np.float32) for x in self.step_names}
         self.seen_s: I64 = np.full(n, _NEVER, np.int64)
         """Second of the last sample."""
+        self.clock_offset_s: F32 = np.full(n, np.nan, np.float32)
         self.fresh = np.zeros(n, np.bool_)
         self.origin = np.zeros(n, np.uint8)
 
@@ -80,16 +82,16 @@ class Fleet:
         """What to cut out of records, in the order that `absorb` takes."""
         return Wanted.of(self.gauge_names, (*self.rate_names, *self.step_names))
 
-    def absorb(self, groups: Iterable[Group], time_s: int) -> None:
+    def absorb(self, timed: Iterable[Timed], time_s: int) -> None:
         """Takes the records of one second in."""
         self.fresh[:] = False
         for column in self.steps.values():
             column[:] = np.nan
         self._extend()
-        for group in sorted(groups, key=lambda one: one.slots):
+        for group, offset_us in sorted(timed, key=lambda one: one.group.slots):
             order = np.lexsort((group.sequence, group.run, group.time_us, group.place))
             for rows in _rounds(group.place[order]):
-                self._round(group.take(order[rows]), time_s)
+                self._round(group.take(order[rows]), offset_us[order[rows]], time_s)
 
     def _extend(self) -> None:
         known, total = len(self._positions), self._table.gpus
@@ -104,14 +106,15 @@ class Fleet:
         ]
         self._positions = np.concatenate([self._positions, np.array(more, np.int64)])
 
-    def _round(self, group: Group, time_s: int) -> None:
+    def _round(self, group: Group, offset_us: I64, time_s: int) -> None:
         at = self._positions[group.gpu].reshape(-1)
         time_us, run = np.repeat(group.time_us, group.slots), np.repeat(group.run, group.slots)
-        keep = (at >= 0) & ((time_us > self._newest_us[at]) | (run > self._run[at]))
+        keep = (at >= 0) & ((time_us > self._newest_us[at]) | (run != self._run[at]))
         rows = slice(None) if keep.all() else np.flatnonzero(keep)
         at, time_us, run = at[rows], time_us[rows], run[rows]
         self._newest_us[at] = time_us
         self.seen_s[at] = time_s
+        self.clock_offset_s[at] = np.repeat(offset_us * 1e-6, group.slots)[rows]
         self.fresh[at] = True
         self.origin[at] = np.repeat(group.origin, group.slots)[rows]
         for name, values in zip(self.gauge_names, group.gauges, strict=True):

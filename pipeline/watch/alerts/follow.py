@@ -34,7 +34,7 @@ from pipeline.health import KEY_PREFIX, HealthBoard, parse_health
 from pipeline.store.validate import TimeRules, Validator
 from pipeline.watch.alerts import memory
 from pipeline.watch.alerts.around import Told, Waiting
-from pipeline.watch.alerts.buffer import LATE_US
+from pipeline.watch.alerts.buffer import LATE_US, SavedOffset
 from pipeline.watch.alerts.core import Core, Folding, Physics
 from pipeline.watch.alerts.fleet import WARM_S
 from pipeline.watch.alerts.frontier import Frontier
@@ -77,7 +77,7 @@ class _Mark:
 
     second: int
     positions: Mapping[Partition, int]
-    offsets: dict[str, tuple[int, int, int]] | None
+    offsets: dict[str, SavedOffset] | None
 
 
 class AlertLog:

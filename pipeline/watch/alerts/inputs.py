@@ -57,7 +57,7 @@ class Tick:
     jobs: Sequence[str]
     allocated: Bools
     clock_offset_s: Floats
-    """By node: bus time minus event time at its fastest, negative for a clock ahead."""
+    """Bus time minus event time of the node at its fastest, negative for a clock ahead."""
     facility: Mapping[tuple[str, str], Floats] = field(
         default_factory=dict[tuple[str, str], Floats]
     )

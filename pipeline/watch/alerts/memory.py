@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.bus import Partition
 from pipeline.watch.alerts import state
+from pipeline.watch.alerts.buffer import SavedOffset
 from pipeline.watch.alerts.core import Core
 from pipeline.watch.alerts.state import Saved
 
@@ -20,7 +21,7 @@ def saved_of(
     done_s: int,
     positions: Mapping[Partition, int],
     warm_from_us: int,
-    offsets: dict[str, tuple[int, int, int]],
+    offsets: dict[str, SavedOffset],
     newest_us: int,
 ) -> Saved:
     """What a core must not forget.  Seconds are saved relative to `done_s`, as float32 holds
