@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from collectors.contract.topics import LIVE
 from pipeline.api import (
+    alerts_routes,
     books_routes,
     fleet_routes,
     live_routes,
@@ -22,7 +23,9 @@ from pipeline.api import (
     ops_routes,
     problems,
     series_routes,
+    silences_routes,
     site_routes,
+    usage_routes,
 )
 from pipeline.api.auth import Access
 from pipeline.api.deps import Api, ApiDeps
@@ -43,7 +46,10 @@ _PARTS = (
     fleet_routes,
     series_routes,
     books_routes,
+    usage_routes,
     ops_routes,
+    alerts_routes,
+    silences_routes,
     login,
 )
 
@@ -98,7 +104,7 @@ def create_app(deps: ApiDeps, settings: ApiSettings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     api: Api = app.state.api
     acts = () if api.deps.acts is None else (api.deps.acts,)
-    followed = (api.hub, api.fleet_log, *acts)
+    followed = (api.hub, api.fleet_log, api.alert_desk, *acts)
     on_start: list[Callable[[], Awaitable[None]]] = app.state.on_start
     tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in followed]
     try:

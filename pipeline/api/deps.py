@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 import orjson
 from fastapi import Depends, Request, Response
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from collectors.contract.bus import Bus
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
 from collectors.contract.topics import Allocation
 from collectors.kit.clock import Clock
+from pipeline.api.alert_desk import AlertDesk
 from pipeline.api.auth import Access
 from pipeline.api.fleet import FleetReader
 from pipeline.api.fleet_log import FleetLog
@@ -28,19 +30,17 @@ from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
 
-UsageResolution = Literal["total", "day", "hour"]
+T = TypeVar("T")
 _KEEP_US = 5_000_000
 
 
 class UsageReader(Protocol):
     """What the books tell."""
 
-    async def usage(
-        self, from_us: int, to_us: int, *, by: Sequence[str], resolution: UsageResolution
-    ) -> Sequence[Mapping[str, Any]]:
-        """Sums of the ledger's rows by the keys named (`tenant`, `project`, …) and by `origin`.
+    async def ask(self, work: Callable[[Connection, Inventory], T]) -> T:
+        """Runs reading work on one snapshot of the books, with the site as it is now.
 
-        Raises ValueError for a key that is none.
+        Raises what the work does, and BooksUnavailableError.
         """
         ...
 
@@ -83,6 +83,7 @@ class Api:
         self.settings = settings
         self.hub = hub
         self.fleet_log = FleetLog(deps.bus, deps.topic_prefix, deps.clock, deps.board)
+        self.alert_desk = AlertDesk(deps.bus, deps.topic_prefix, deps.clock, deps.board)
         self.access = access
         self.answers = answers
         self.fleet = FleetReader(deps.series, deps.clock)

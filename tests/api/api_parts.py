@@ -25,6 +25,7 @@ from collectors.kit.sqlite_log import SqliteBus
 from pipeline.api.app import create_app
 from pipeline.api.deps import ApiDeps, UsageReader
 from pipeline.api.settings import ApiSettings
+from pipeline.books.acts import Outbox
 from pipeline.health import HealthBoard
 from pipeline.series.columns import absent_counter, absent_gauge
 from pipeline.series.duck import DuckStore
@@ -112,11 +113,12 @@ class Centre:
     clock: SetClock
     board: HealthBoard
     books: UsageReader | None = None
+    acts: Outbox | None = None
 
     def app(self, settings: ApiSettings | None = None) -> FastAPI:
         """An application on these parts."""
         deps = ApiDeps(
-            self.bus, self.series, inventory, self.clock, self.board, self.books, topic_prefix="t."
+            self.bus, self.series, inventory, self.clock, self.board, self.books, self.acts, "t."
         )
         return create_app(deps, settings or ApiSettings())
 
