@@ -1,0 +1,158 @@
+"""Creeping changes: a quarter of an hour's residual against the reference of days.
+
+A GPU is compared with its rack, a rack with its hall, a hall with its own past,
+so that what many share (a day's swing) is not told of each.  What many share is
+a Huber mean: a few that are ill do not move it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.watch.physics.layout import Places
+from pipeline.watch.physics.settings import PhysicsSettings
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+State = dict[str, NDArray[Any]]
+
+EVERY_S = 20.0
+_CLIP_C = 1.5
+_SPREAD_S = 86_400.0
+_SURE = 5.0
+"""A residual counts only beyond so many deviations of what is not known of the model."""
+_SIBLINGS = 3
+"""A place is compared with its siblings where there are so many."""
+
+
+class Drifted(NamedTuple):
+    """Per place of a level: °C over what it is compared with, as a part of its own level."""
+
+    rise_c: Floats
+    part: Floats
+
+
+class Drift:
+    """Of G sorted GPUs and of the levels over them."""
+
+    def __init__(self, places: Places, settings: PhysicsSettings) -> None:
+        g = len(places.node.of_gpu)
+        self._places, self._settings = places, settings
+        self.mean: Floats = np.full(g, np.nan, np.float32)
+        """Of each GPU's residual, °C."""
+        self._doubt: Floats = np.zeros(g, np.float32)
+        """Variance of what was expected while that was seen, °C²."""
+        self._spread: Floats = np.full(g, 0.25, np.float32)
+        self._rack: Floats = np.zeros(places.rack.size, np.float32)
+        self._hall: Floats = np.zeros(places.hall.size, np.float32)
+        self.level: Floats = np.full(g, np.inf, np.float32)
+        """From which °C on a GPU is told of."""
+
+    def follow(
+        self, residual_c: Floats, variance_c2: Floats, trusted: Bools, span_s: float
+    ) -> None:
+        """Takes in what was seen over the last `span_s`; what little is expected of a GPU that is
+        not known counts little."""
+        new = trusted & np.isnan(self.mean)
+        self.mean[new], self._doubt[new] = residual_c[new], variance_c2[new]
+        gain = np.where(trusted, np.float32(-np.expm1(-span_s / self._settings.slow_s)), 0)
+        doubt = np.where(trusted, variance_c2, np.float32(0))
+        self._doubt += gain * (doubt - self._doubt)
+        gain /= 1 + doubt
+        self.mean += gain * (np.where(trusted, residual_c, self.mean) - self.mean)
+
+    def shift(self, rows: slice, expected_c: Floats) -> None:
+        """Some GPUs are expected to be warmer by so much from now on."""
+        self.mean[rows] -= expected_c
+
+    def forget(self, gpus: Bools) -> None:
+        """The past of some GPUs holds no longer."""
+        self.mean[gpus] = np.nan
+
+    def measure(self, usable: Bools, span_s: float) -> dict[str, Drifted]:
+        """The drift of all levels over the GPUs that are `usable`."""
+        settings, places = self._settings, self._places
+        ok = usable & ~np.isnan(self.mean)
+        mean = np.where(ok, self.mean, np.float32(0))
+        doubt = np.where(ok, self._doubt, np.float32(0))
+        weight = ok.astype(np.float32) / (np.float32(0.3) + doubt)
+        self._share(mean, weight)
+        of_rack = self._rack[places.rack.of_gpu]
+        own = ok * (mean - of_rack)
+        self.level = np.maximum(
+            np.float32(settings.slow_gpu_rise_c),
+            np.maximum(
+                settings.slow_sigmas * np.sqrt(self._spread), np.float32(_SURE) * np.sqrt(doubt)
+            ),
+        )
+        self._note(own, ok, span_s)
+        sums = np.stack([weight, weight * own, weight * np.sqrt(doubt), ok.astype(np.float32)])
+        node = places.node.add(sums)
+        rack = places.rack.add(node)
+        return {
+            "gpu": Drifted(own, own / self.level),
+            "node": self._of(node, node[1], settings.slow_node_rise_c),
+            "rack": self._of(rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c),
+            "hall": self._of(
+                places.hall.add(rack),
+                places.hall.add(rack)[0] * self._hall,
+                settings.slow_hall_rise_c,
+            ),
+        }
+
+    def _of(self, sums: Floats, total: Floats, level_c: float) -> Drifted:
+        weight = np.maximum(sums[0], np.float32(1e-9))
+        rise = total / weight
+        doubt = sums[2] / weight
+        level = np.maximum(np.float32(level_c), np.float32(_SURE) * doubt)
+        return Drifted(rise, rise / level * (sums[3] > 0))
+
+    def _share(self, mean: Floats, weight: Floats) -> None:
+        """A step of the Huber means of racks and halls towards what they are now."""
+        places = self._places
+        off = np.clip(mean - self._rack[places.rack.of_gpu], -_CLIP_C, _CLIP_C)
+        sums = places.rack.add(places.node.add(np.stack([weight, weight * off])))
+        self._rack += sums[1] / np.maximum(sums[0], np.float32(1e-9))
+        known = sums[0] > 0
+        off = np.clip(self._rack - self._hall[places.rack.parent], -_CLIP_C, _CLIP_C) * known
+        halls = places.hall.add(np.stack([known.astype(np.float32), off]))
+        self._hall += halls[1] / np.maximum(halls[0], np.float32(1))
+
+    def _beyond_hall(self) -> Floats:
+        halls = self._places.hall
+        enough = halls.parts[self._places.rack.parent] >= _SIBLINGS
+        return self._rack - self._hall[self._places.rack.parent] * enough
+
+    def _note(self, own: Floats, ok: Bools, span_s: float) -> None:
+        calm = ok & (np.abs(own) < 0.5 * self.level)
+        gain = calm * np.float32(-np.expm1(-span_s / _SPREAD_S))
+        self._spread += gain * (own * own - self._spread)
+        np.maximum(self._spread, np.float32(0.09), out=self._spread)
+
+    def background(self, scope: str) -> Floats:
+        """What GPUs of a place of this scope share with what it is compared with, per GPU."""
+        places = self._places
+        if scope in {"gpu", "node"}:
+            return self._rack[places.rack.of_gpu]
+        if scope == "rack":
+            return (self._rack - self._beyond_hall())[places.rack.of_gpu]
+        return np.zeros(len(self.mean), np.float32)
+
+    def suspicious(self) -> Bools:
+        """GPUs that are warmer than half of what would be told: nothing is learnt of them."""
+        return self.mean > 0.5 * self.level
+
+    def state(self) -> State:
+        """All that was learnt, as arrays."""
+        return {
+            "mean": self.mean, "doubt": self._doubt, "spread": self._spread, "rack": self._rack, "hall": self._hall,
+            "level": self.level,
+        }  # fmt: skip
+
+    def load(self, state: State) -> None:
+        """Takes a state over that `state` gave."""
+        for name, column in self.state().items():
+            column[...] = state[name]

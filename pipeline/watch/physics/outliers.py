@@ -1,0 +1,99 @@
+"""GPUs that are steadily hotter than their siblings: told once, as a finding and not as a fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.watch.physics.findings import Finding
+from pipeline.watch.physics.layout import ThermalLayout
+from pipeline.watch.physics.model import UNIT_W, HeatModel
+from pipeline.watch.physics.settings import PhysicsSettings
+
+Floats = NDArray[np.floating[Any]]
+State = dict[str, NDArray[Any]]
+
+_EVERY_S = 60.0
+_DEVIATIONS = 6.0
+_FEWEST = 4
+_LEFT = 0.7
+"""Of the level, below which a GPU is no outlier any more."""
+_SURE_C = 2.0
+_LIKE_W = 0.6
+"""Siblings are compared at this part of the power that the hardest working GPU is known at."""
+
+
+class Outliers:
+    """Over sorted GPUs."""
+
+    def __init__(self, layout: ThermalLayout, settings: PhysicsSettings) -> None:
+        self._layout, self._settings = layout, settings
+        g = layout.gpus
+        self._model_of = layout.model[layout.order]
+        self.since_us = np.zeros(g, np.int64)
+        self.over_c: Floats = np.zeros(g, np.float32)
+        """Over the median of its model at like power."""
+        self.top_w: Floats = np.zeros(g, np.float32)
+        self._due_s = np.zeros(1)
+
+    def follow(self, model: HeatModel, step_s: float, time_us: int) -> None:
+        """Looks at the models once a minute."""
+        self._due_s -= step_s
+        if self._due_s[0] > 0:
+            return
+        self._due_s[0] = _EVERY_S
+        load_w = np.nan_to_num(model.lag[-1]) * np.float32(UNIT_W)
+        np.maximum(self.top_w, load_w, out=self.top_w)
+        known = model.known()
+        for number in np.unique(self._model_of):
+            mine = np.flatnonzero(known & (self._model_of == number))
+            if len(mine) >= _FEWEST:
+                self._compare(model, mine, time_us)
+
+    def _compare(self, model: HeatModel, mine: NDArray[np.intp], time_us: int) -> None:
+        like_w = _LIKE_W * float(np.median(self.top_w[mine]))
+        rise = model.resistance[mine] * np.float32(like_w)
+        at_c = model.theta[0, mine] + rise
+        off = at_c - np.median(at_c)
+        spread = 1.4826 * float(np.median(np.abs(off)))
+        level = max(self._settings.outlier_c, _DEVIATIONS * spread)
+        sure = np.sqrt(np.maximum(model.variance(model.rise())[mine], 0)) < _SURE_C
+        self.over_c[mine] = off
+        held = self.since_us[mine] > 0
+        self.since_us[mine[~held & sure & (off > level)]] = time_us
+        self.since_us[mine[held & (off < _LEFT * level)]] = 0
+
+    def ratio(self, resistance: Floats) -> Floats:
+        """To the median of those of the same model; NaN where either is unknown."""
+        out: Floats = np.full(len(resistance), np.nan, np.float32)
+        told = ~np.isnan(resistance)
+        for number in np.unique(self._model_of[told]):
+            mine = told & (self._model_of == number)
+            out[mine] = resistance[mine] / np.median(resistance[mine])
+        return out
+
+    def told(self) -> list[Finding]:
+        """Those that are so now."""
+        out: list[Finding] = []
+        for at in np.flatnonzero(self.since_us).tolist():
+            over = float(self.over_c[at])
+            gpu = int(self._layout.order[at])
+            out.append(
+                Finding(
+                    "gpu", gpu, "outlier", 0.9, over / self._settings.outlier_c,
+                    int(self.since_us[at]), np.array([gpu], np.intp), {"warmer_c": round(over, 1)},
+                    f"The GPU is steadily {over:.0f} °C warmer than others of its model at like power.",
+                )
+            )  # fmt: skip
+        return out
+
+    def state(self) -> State:
+        """All that is known, as arrays."""
+        return {"since_us": self.since_us, "over_c": self.over_c, "top_w": self.top_w, "due_s": self._due_s}  # fmt: skip
+
+    def load(self, state: State) -> None:
+        """Takes a state over that `state` gave."""
+        for name, column in self.state().items():
+            column[...] = state[name]

@@ -1,0 +1,46 @@
+"""What the thermal detector takes for normal: spans, levels and bounds, all in s, °C and °C/W."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicsSettings:
+    """Defaults hold for air and liquid alike: what differs between sites is learnt."""
+
+    bank_s: tuple[float, ...] = (1.5, 6.0, 24.0, 96.0)
+    """Time constants of the lags of power whose sum explains a temperature."""
+    memory_s: float = 3 * 86_400.0
+    """How long the reference remembers; what ages faster than this shows as a residual."""
+    settle_s: float = 240.0
+    """After the first sample of a GPU, until the lags of its power are known."""
+    warm_up_s: float = 600.0
+    """What is learnt of a place at least before it can be said to have changed."""
+    fast_s: float = 2.0
+    """Mean of the residual that is looked at for a sudden change …"""
+    baseline_s: float = 40.0
+    """… and the mean that it is compared with."""
+    fast_sigmas: float = 5.5
+    """A sudden change of a rack, hall or site, in units of its own learnt noise."""
+    fast_node_sigmas: float = 7.0
+    fast_node_rise_c: float = 1.0
+    fast_gpu_sigmas: float = 7.0
+    fast_rise_c: float = 0.6
+    """A sudden change is at least this warm at its warmest GPU."""
+    fast_gpu_rise_c: float = 3.0
+    fast_gpu_lasts_s: float = 4.0
+    slow_s: float = 900.0
+    """Mean of the residual that is compared with the reference for a creeping change."""
+    slow_gpu_rise_c: float = 3.0
+    slow_node_rise_c: float = 2.0
+    slow_rack_rise_c: float = 2.5
+    slow_hall_rise_c: float = 3.5
+    slow_sigmas: float = 6.0
+    outlier_c: float = 8.0
+    """Steadily warmer than its siblings at like power, without having become so."""
+    clear_ratio: float = 0.4
+    """Of what a finding began with: below it for `clear_s` it is over."""
+    clear_s: float = 60.0
+    brake_share: float = 0.05
+    """Of the time, with clocks held down by the power brake."""
