@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 
 class NodeBalance(BaseModel):
@@ -52,18 +52,6 @@ class PipelineHealth(BaseModel):
     lag: list[Lag]
     clock_offset_us: dict[str, float]
     roles: list[dict[str, Any]]
-
-
-class Usage(BaseModel):
-    """Sums of the ledger."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    from_: str = Field(alias="from")
-    to: str
-    by: list[str]
-    resolution: str
-    rows: list[dict[str, Any]]
 
 
 class Allocations(BaseModel):

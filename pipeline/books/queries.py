@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Select, Table, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, select
 
 from collectors.contract.identity import parse_slot
 from collectors.contract.inventory import Inventory
 from collectors.contract.topics import Allocation
 from pipeline.books import schema, versions
 from pipeline.books.database import Database
+from pipeline.books.periods import Period, Resolution, whole_days
 from pipeline.books.progress import in_batches
 from pipeline.books.rows import FIGURES, HOUR_US, KEY, STATES, RowKey
 from pipeline.books.totals import day_of
 
-Resolution = Literal["total", "day", "hour"]
+T = TypeVar("T")
 GROUPS = ("owner_kind", "tenant", "project", "job", "model", "node", "slot")
-"""What usage may be grouped by.  Owner kind and origin always are: unallocated time is no
-tenant's, and origins are never added up together."""
-_DAILY = frozenset(("owner_kind", "tenant", "project", "model", "origin"))
+"""What usage may be grouped and filtered by.  Owner kind and origin always are groups:
+unallocated time is no tenant's, and origins are never added up together."""
+_DAILY = (
+    (frozenset(("owner_kind", "tenant", "project", "model", "origin")), schema.day_totals),
+    (frozenset(("owner_kind", "tenant", "project", "job", "model", "origin")), schema.day_jobs),
+)
+"""Tables of days that know some names, the smallest first."""
 _Sums = dict[tuple[Any, ...], list[int]]
+Filters = Mapping[str, Sequence[str]]
+"""By a name of GROUPS the values of which one must be met; none given lets all through."""
 
 
 def read_rows(
@@ -63,34 +71,33 @@ def _keyed(connection: Connection, query: Select[Any]) -> dict[RowKey, dict[str,
 
 def usage(
     connection: Connection,
-    from_us: int,
-    to_us: int,
+    period: Period,
     *,
     by: Sequence[str] = ("tenant",),
     resolution: Resolution = "total",
-    zone: ZoneInfo,
+    filters: Filters | None = None,
 ) -> list[dict[str, Any]]:
-    """Sums of the ledger over the hours that [from_us, to_us) touches.
+    """Sums of the ledger over a period.
 
     A row holds `owner_kind`, the names in `by`, `origin`, where asked for
-    `hour_us` or `day` (of the zone), `gpu_us` (the time owned) and every
-    figure.  Raises ValueError for a name that is not in GROUPS.
+    `hour_us`, `day` or `month` (of the zone), `gpu_us` (the time owned) and
+    every figure.  Raises ValueError for a name that is not in GROUPS.
     """
-    wrong = [name for name in by if name not in GROUPS]
+    wanted = {name: values for name, values in (filters or {}).items() if values}
+    wrong = [name for name in (*by, *wanted) if name not in GROUPS]
     if wrong:
         raise ValueError(f"usage is not kept by {wrong[0]!r}; write one of {', '.join(GROUPS)}")
-    hours = range(from_us // HOUR_US, -(-to_us // HOUR_US))
     keys = list(dict.fromkeys(("owner_kind", *by, "origin")))
-    sums: _Sums = {}
-    if resolution != "hour" and _DAILY.issuperset(keys):
-        head, days, tail = _whole_days(hours, zone)
-        _add_days(connection, sums, days, keys, resolution)
-        hours_left = [head, tail]
-    else:
-        hours_left = [hours]
-    for part in hours_left:
-        _add_hours(connection, sums, part, keys, resolution, zone)
-    return [_row(keys, key, figures, resolution) for key, figures in sorted(sums.items())]
+    asked = _Asked(connection, {}, keys, resolution, wanted, period.zone)
+    needed = {*keys, *wanted}
+    days = next((table for names, table in _DAILY if names >= needed), None)
+    parts = [period.hours]
+    if resolution != "hour" and days is not None:
+        whole, parts = whole_days(period.hours, period.zone)
+        asked.add_days(days, whole)
+    for part in parts:
+        asked.add_hours(part)
+    return [_row(keys, key, figures, resolution) for key, figures in sorted(asked.sums.items())]
 
 
 def _row(
@@ -100,68 +107,60 @@ def _row(
     when: dict[str, Any] = {}
     if resolution == "hour":
         when["hour_us"] = key[0] * HOUR_US
-    elif resolution == "day":
-        when["day"] = key[0]
+    elif resolution != "total":
+        when[resolution] = key[0]
     names = dict(zip(keys, key[1:], strict=True))
     return {**when, **names, "gpu_us": sum(row[state] for state in STATES), **row}
 
 
-def _whole_days(hours: range, zone: ZoneInfo) -> tuple[range, list[str], range]:
-    """The hours before the first whole day, the whole days, and the hours after the last."""
-    starts = [hour for hour in (*hours, hours.stop) if day_of(hour - 1, zone) != day_of(hour, zone)]
-    if len(starts) < 2:
-        return hours, [], range(0)
-    days = [day_of(hour, zone) for hour in starts[:-1]]
-    return range(hours.start, starts[0]), days, range(starts[-1], hours.stop)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One question, and the sums so far."""
 
+    connection: Connection
+    sums: _Sums
+    keys: Sequence[str]
+    resolution: Resolution
+    filters: Filters
+    zone: ZoneInfo
 
-def _grouped(table: Table, keys: Sequence[Any]) -> Any:
-    sums = [func.sum(table.c[name]) for name in FIGURES]
-    return select(*keys, *sums).group_by(*keys)
+    def add_days(self, table: Table, days: Sequence[str]) -> None:
+        columns = [table.c.day] if self.resolution != "total" else []
+        for batch in in_batches(days):
+            for when, row in self._grouped(table, columns, table.c.day.in_(batch)):
+                day = when[0] if when else ""
+                self._add(day[:7] if self.resolution == "month" else day, row)
 
+    def add_hours(self, hours: range) -> None:
+        table = schema.hours
+        columns = [table.c.hour] if self.resolution != "total" else []
+        within = and_(table.c.hour >= hours.start, table.c.hour < hours.stop)
+        for when, row in self._grouped(table, columns, within):
+            self._add(self._named(when[0]) if when else "", row)
 
-def _add(sums: _Sums, key: tuple[Any, ...], figures: Sequence[Any]) -> None:
-    old = sums.get(key) or [0] * len(FIGURES)
-    sums[key] = [before + int(value) for before, value in zip(old, figures, strict=True)]
+    def _named(self, hour: int) -> str | int:
+        if self.resolution == "hour":
+            return hour
+        day = day_of(hour, self.zone)
+        return day[:7] if self.resolution == "month" else day
 
+    def _grouped(
+        self, table: Table, when: Sequence[Any], where: ColumnElement[bool]
+    ) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
+        key = [*when, *(table.c[name] for name in self.keys)]
+        sums = [func.sum(table.c[name]) for name in FIGURES]
+        query = select(*key, *sums).where(where).group_by(*key)
+        for name, values in self.filters.items():
+            query = query.where(table.c[name].in_(values))
+        for row in self.connection.execute(query):
+            values = tuple(row)
+            yield values[: len(when)], values[len(when) :]
 
-def _add_days(
-    connection: Connection,
-    sums: _Sums,
-    days: Sequence[str],
-    keys: Sequence[str],
-    resolution: Resolution,
-) -> None:
-    table = schema.day_totals
-    columns = [table.c.day, *(table.c[name] for name in keys)]
-    for batch in in_batches(days):
-        query = _grouped(table, columns).where(table.c.day.in_(batch))
-        for day, *values in connection.execute(query):
-            key = (day if resolution == "day" else "", *values[: len(keys)])
-            _add(sums, key, values[len(keys) :])
-
-
-def _add_hours(
-    connection: Connection,
-    sums: _Sums,
-    hours: range,
-    keys: Sequence[str],
-    resolution: Resolution,
-    zone: ZoneInfo,
-) -> None:
-    if not hours:
-        return
-    table = schema.hours
-    columns = [table.c.hour, *(table.c[name] for name in keys)]
-    if resolution == "total":
-        columns = columns[1:]
-    within = and_(table.c.hour >= hours.start, table.c.hour < hours.stop)
-    for row in connection.execute(_grouped(table, columns).where(within)):
-        values: list[Any] = list(row)
-        when: Any = "" if resolution == "total" else values.pop(0)
-        if resolution == "day":
-            when = day_of(when, zone)
-        _add(sums, (when, *values[: len(keys)]), values[len(keys) :])
+    def _add(self, when: str | int, row: Sequence[Any]) -> None:
+        count = len(self.keys)
+        key, figures = (when, *row[:count]), row[count:]
+        old = self.sums.get(key) or [0] * len(FIGURES)
+        self.sums[key] = [before + int(value) for before, value in zip(old, figures, strict=True)]
 
 
 def allocations_at(
@@ -180,19 +179,13 @@ class BooksReader:
         self._database = database
         self._inventory = inventory
 
-    async def usage(
-        self,
-        from_us: int,
-        to_us: int,
-        *,
-        by: Sequence[str] = ("tenant",),
-        resolution: Resolution = "total",
-    ) -> Sequence[Mapping[str, Any]]:
-        """See `usage`.  Raises ValueError, BooksUnavailableError."""
-        zone = ZoneInfo(self._inventory().time_zone)
-        return await self._database.read(
-            lambda one: usage(one, from_us, to_us, by=by, resolution=resolution, zone=zone)
-        )
+    async def ask(self, work: Callable[[Connection, Inventory], T]) -> T:
+        """Runs reading work on one snapshot, with the site as it is now.
+
+        Raises what the work does, and BooksUnavailableError.
+        """
+        inventory = self._inventory()
+        return await self._database.read(lambda one: work(one, inventory))
 
     async def allocations(self, at_us: int) -> Sequence[Allocation]:
         """The allocations that hold at a time, in their last known version."""

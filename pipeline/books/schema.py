@@ -137,10 +137,10 @@ day_jobs = Table(
 job_hours = Table(
     "job_hours",
     metadata,
-    _whole("hour", primary_key=True),
     _text("tenant", primary_key=True),
     _text("project", primary_key=True),
     _text("job", primary_key=True),
+    _whole("hour", primary_key=True),
     *(_whole(name) for name in STATES),
     sqlite_with_rowid=False,
 )

@@ -19,7 +19,6 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
 from pipeline.books import schema
-from pipeline.books.progress import insert_into
 from pipeline.books.rows import FIGURES, I64, STATES
 
 FINE = (
@@ -106,33 +105,40 @@ def apply(connection: Connection, change: Change, zone: ZoneInfo) -> None:
 def _add(connection: Connection, kept: _Kept, change: Change, days: Mapping[int, str]) -> None:
     names, figures = kept.key, kept.figures
     places = [FINE.index(name) if name in FINE else None for name in names]
-    columns = [FIGURES.index(name) for name in figures]
-    sums = defaultdict[tuple[Any, ...], I64](lambda: np.zeros(len(columns), np.int64))
+    sums: dict[tuple[Any, ...], I64] = {}
     for key, added in change.items():
-        if kept.takes(key):
-            coarse = tuple(days[key[0]] if at is None else key[at] for at in places)
-            sums[coarse] += added[columns]
-    rows = [
-        dict(zip((*names, *figures), (*key, *one.tolist()), strict=True))
-        for key, one in sums.items()
-        if one.any()
-    ]
-    if rows:
-        _upsert(connection, kept.table, figures, rows)
+        if not kept.takes(key):
+            continue
+        coarse = tuple([days[key[0]] if at is None else key[at] for at in places])
+        known = sums.get(coarse)
+        sums[coarse] = added if known is None else known + added
+    columns = [FIGURES.index(name) for name in figures]
+    keys = [key for key, one in sums.items() if one.any()]
+    if not keys:
+        return
+    values = np.stack([sums[key] for key in keys])[:, columns]
+    rows = [(*key, *row) for key, row in zip(keys, values.tolist(), strict=True)]
+    connection.exec_driver_sql(_upsert(connection, kept), rows)
+    if (values < 0).any():
+        # Where something was taken away, nothing may be left of an owner.
+        table = kept.table
+        when = table.c.day if "day" in table.c else table.c.hour
+        nobody = and_(*(table.c[name] == 0 for name in STATES))
+        touched = {key[names.index(when.name)] for key in keys}
+        connection.execute(delete(table).where(when.in_(touched), nobody))
 
 
-def _upsert(
-    connection: Connection, table: Table, figures: Sequence[str], rows: Sequence[dict[str, Any]]
-) -> None:
-    statement = insert_into(connection, table)
-    values = {name: table.c[name] + statement.excluded[name] for name in figures}
-    key = list(table.primary_key)
-    statement = statement.on_conflict_do_update(index_elements=key, set_=values)
-    connection.execute(statement, rows)
-    when = key[0]
-    nobody = and_(*(table.c[name] == 0 for name in STATES))
-    touched = {row[when.name] for row in rows}
-    connection.execute(delete(table).where(when.in_(touched), nobody))
+def _upsert(connection: Connection, kept: _Kept) -> str:
+    """In the driver's own words: rows as tuples cost a third of what they cost as dictionaries."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    name, columns = kept.table.name, [*kept.key, *kept.figures]
+    marks = ", ".join([mark] * len(columns))
+    added = ", ".join(f"{one} = {name}.{one} + excluded.{one}" for one in kept.figures)
+    # All names are the schema's own; every value is a parameter.
+    return (
+        f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+        f" ON CONFLICT ({', '.join(kept.key)}) DO UPDATE SET {added}"
+    )
 
 
 def rebuild(connection: Connection, zone: ZoneInfo) -> None:

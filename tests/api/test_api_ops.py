@@ -34,7 +34,8 @@ from pipeline import health
 from pipeline.api import prometheus
 from pipeline.api.fleet import Latest, latest_of
 from pipeline.api.models import Gpus, NodeDetail
-from pipeline.api.models_ops import Allocations, PipelineHealth, Usage
+from pipeline.api.models_ops import Allocations, PipelineHealth
+from pipeline.api.models_usage import Usage
 from pipeline.books import versions
 from pipeline.books.claims import Owner
 from pipeline.books.database import Database

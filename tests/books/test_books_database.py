@@ -18,6 +18,7 @@ from pipeline.books import journal, progress, queries, schema
 from pipeline.books.claims import NOBODY, UPKEEP, Owner
 from pipeline.books.database import BooksSetupError, BooksUnavailableError, Database
 from pipeline.books.journal import HourStamp, Models, replace_hours
+from pipeline.books.periods import Resolution, between
 from pipeline.books.rows import FIGURES, HOUR_US, STATES, LedgerRows
 from pipeline.books.totals import day_of
 
@@ -198,11 +199,14 @@ async def test_another_time_zone_makes_the_days_anew(database: Database):
     assert after == {day_of(hour, ZoneInfo("Asia/Kolkata")) for hour in hours}
 
 
-@pytest.mark.parametrize("resolution", ["total", "day", "hour"])
+def named(resolution: Resolution, hour: int) -> str | int | None:
+    day = day_of(hour, ZONE)
+    return {"total": None, "month": day[:7], "day": day, "hour": hour * HOUR_US}[resolution]
+
+
+@pytest.mark.parametrize("resolution", ["total", "month", "day", "hour"])
 @pytest.mark.parametrize("by", [("tenant",), ("tenant", "model"), ("job", "node"), ()])
-async def test_usage_sums_the_rows(
-    database: Database, by: tuple[str, ...], resolution: queries.Resolution
-):
+async def test_usage_sums_the_rows(database: Database, by: tuple[str, ...], resolution: Resolution):
     hours = range(H, H + 60)
     rows = ledger_rows(4, hours)
     await database.write(lambda one: put(one, rows, hours))
@@ -210,11 +214,9 @@ async def test_usage_sums_the_rows(
     answer = await database.read(
         lambda one: queries.usage(
             one,
-            asked.start * HOUR_US + 1,
-            asked.stop * HOUR_US,
+            between(asked.start * HOUR_US + 1, asked.stop * HOUR_US, ZONE),
             by=by,
             resolution=resolution,
-            zone=ZONE,
         )
     )
     models = {node.name: node.model for node in SITE.nodes}
@@ -228,12 +230,12 @@ async def test_usage_sums_the_rows(
                 "node": node,
                 "model": models[node],
             }
-            when = {"total": None, "day": day_of(hour, ZONE), "hour": hour * HOUR_US}[resolution]
+            when = named(resolution, hour)
             key = (when, kind, *(fields[name] for name in by), one["origin"])
             expected[key] = expected.get(key, 0) + one["energy_mj"]
     found = {
         (
-            row.get("day", row.get("hour_us")),
+            row.get("month", row.get("day", row.get("hour_us"))),
             row["owner_kind"],
             *(row[name] for name in by),
             row["origin"],
@@ -246,4 +248,6 @@ async def test_usage_sums_the_rows(
 
 async def test_usage_by_an_unknown_name_says_what_to_write(database: Database):
     with pytest.raises(ValueError, match="tenant, project"):
-        await database.read(lambda one: queries.usage(one, 0, HOUR_US, by=["tenants"], zone=ZONE))
+        await database.read(
+            lambda one: queries.usage(one, between(0, HOUR_US, ZONE), by=["tenants"])
+        )

@@ -66,7 +66,7 @@ def upgrade() -> None:
     job = ("owner_kind", "tenant", "project", "job", "model")
     key = [*_texts("day", *job), *_wholes("gflops_per_gpu"), _origin()]
     _table("day_jobs", key, (*_STATES, "energy_mj", *_FLOP, *_THROTTLED))
-    _table("job_hours", [*_wholes("hour"), *_texts("tenant", "project", "job")], _STATES)
+    _table("job_hours", [*_texts("tenant", "project", "job"), *_wholes("hour")], _STATES)
 
 
 def downgrade() -> None:
