@@ -47,8 +47,6 @@ class Agenda:
 
     changed: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     extended: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
-    strangers: list[NodeHour] = field(default_factory=list[NodeHour])
-    """Node-hours of nodes that the inventory does not have: nothing can come of them."""
 
     def hours(self) -> list[int]:
         """All hours with something to do, in order."""
@@ -73,16 +71,12 @@ def plan(
     """
     agenda = Agenda()
     rosters = {hour: roster(inventory, hour) for hour in hours}
-    ever = {node.name for node in inventory.nodes}
     for hour, node in pending:
-        if hour * HOUR_US >= until_us:
-            continue
-        if node in ever:
-            # Before it was installed, or after, too: a counter's segment from
-            # there may end in time that counts.
+        # Of a node that is not installed then, or not at all, too: a counter's
+        # segment from there may end in time that counts, or will once the
+        # inventory has it; and what the ledger has of it must go.
+        if hour * HOUR_US < until_us:
             agenda.changed.setdefault(hour, set()).add(node)
-        else:
-            agenda.strangers.append((hour, node))
     for hour in hours:
         goal_us = min((hour + 1) * HOUR_US, until_us)
         if goal_us <= hour * HOUR_US:

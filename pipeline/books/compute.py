@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
+import numpy as np
 from sqlalchemy import Connection
 
 from collectors.contract.inventory import Inventory
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.kit.clock import Clock
 from pipeline.books import journal, progress, versions
 from pipeline.books.agenda import Agenda, plan, roster
@@ -18,6 +21,7 @@ from pipeline.books.claims import Claim
 from pipeline.books.database import Database
 from pipeline.books.gather import Gathered, gather
 from pipeline.books.journal import HourStamp, Models
+from pipeline.books.leader import Leader
 from pipeline.books.ledger import compute_hours
 from pipeline.books.progress import NodeHour
 from pipeline.books.remember import Edges, Memory, edges_of, fresh
@@ -26,6 +30,9 @@ from pipeline.books.spans import Spans, by_node, merge_spans, spans_of
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
 
+_log = logging.getLogger(__name__)
+_USUAL_SLOTS = 8
+"""Of a node that the inventory does not have."""
 Follow = dict[int, set[str]]
 """Nodes by hour whose neighbouring hour's edge moved, so that a segment into theirs did."""
 
@@ -56,7 +63,7 @@ class Computer:
     def __init__(
         self,
         series: SeriesStore,
-        database: Database,
+        database: Database | Leader,
         memory: Memory,
         clock: Clock,
         board: HealthBoard,
@@ -71,13 +78,20 @@ class Computer:
         self._chunk_minutes = chunk_minutes
 
     async def compute(
-        self, inventory: Inventory, until_us: int, final_before_us: int, *, again: bool = False
+        self,
+        inventory: Inventory,
+        until_us: int,
+        final_before_us: int,
+        *,
+        tenants: Tenants = NO_TENANTS,
+        again: bool = False,
     ) -> None:
         """Brings the ledger up to `until_us`, and anew what changed before it; `again` all of it.
 
-        Hours that end at or before `final_before_us` are final.  Raises
-        StoreUnavailableError and BooksUnavailableError; what was replaced by
-        then stays, the rest is still pending.
+        `tenants` may say whose claims are.  Hours that end at or before
+        `final_before_us` are final.  Raises StoreUnavailableError and
+        BooksUnavailableError; what was replaced by then stays, the rest is
+        still pending.
         """
         first, pending = await self._database.read(lambda one: _first_hour(one, again=again))
         if first is None:
@@ -94,7 +108,9 @@ class Computer:
 
         async def job(hour: int) -> _Job:
             claims = await self._database.read(
-                lambda one: versions.claims_between(one, hour * HOUR_US, (hour + 1) * HOUR_US)
+                lambda one: versions.claims_between(
+                    one, hour * HOUR_US, (hour + 1) * HOUR_US, tenants=tenants
+                )
             )
             return _Job(hour, inventory, models, zone, claims, stamp)
 
@@ -108,7 +124,7 @@ class Computer:
             done = agenda.changed.get(hour, set()) | agenda.extended.get(hour, set())
             nodes = (follow[hour] - done) & roster(inventory, hour)
             await self._hour(await job(hour), nodes, set(), follow={})
-        await self._database.write(lambda one: _settle(one, agenda.strangers, final_before_us))
+        await self._database.write(lambda one: progress.make_final(one, final_before_us))
 
     async def _look_ahead(self, agenda: Agenda, inventory: Inventory) -> None:
         """Learns the spans of all that changed before any of it is computed: an hour must know
@@ -123,8 +139,9 @@ class Computer:
     def _chunks(self, nodes: Iterable[str], inventory: Inventory) -> Iterable[list[str]]:
         names = sorted(nodes)
         wanted = set(names)
-        slots = [len(one.slots) for one in inventory.nodes if one.name in wanted]
-        size = self._chunk_minutes // ((max(slots, default=1) or 1) * HOUR_MINUTES)
+        slots = {one.name: len(one.slots) for one in inventory.nodes if one.name in wanted}
+        most = max((slots.get(name, _USUAL_SLOTS) for name in names), default=1)
+        size = self._chunk_minutes // (max(1, most) * HOUR_MINUTES)
         return progress.in_batches(names, max(1, size))
 
     async def _hour(
@@ -133,8 +150,26 @@ class Computer:
         for chunk in self._chunks(nodes, job.inventory):
             known = self._memory.known(chunk)
             gathered = await gather(self._series, known, job.hours, chunk)
-            await self._replace(job, chunk, gathered)
+            gone = await self._without_minutes(job.hour, changed.intersection(chunk), gathered)
+            await self._replace(job, [node for node in chunk if node not in gone], gathered)
             self._follow(job, gathered, changed, follow)
+
+    async def _without_minutes(
+        self, hour: int, nodes: set[str], gathered: Gathered
+    ) -> Sequence[str]:
+        """The nodes of whose minutes the store keeps nothing more, though the ledger was made from
+        them: such an hour stays as it is, since measurements must not give way to nothing."""
+        parts = gathered.parts
+        silent = nodes.difference(parts.nodes[code] for code in np.unique(parts.node).tolist())
+        if not silent:
+            return []
+        gone = await self._database.read(lambda one: progress.seen_nodes(one, hour, silent))
+        if gone:
+            self._board.add("books_minutes_gone", len(gone))
+            _log.warning("minutes_gone hour=%d nodes=%d the ledger stays", hour, len(gone))
+            done = [(hour, node) for node in gone]
+            await self._database.write(lambda one: progress.drop_pending(one, done))
+        return gone
 
     async def _replace(self, job: _Job, nodes: Sequence[str], gathered: Gathered) -> None:
         rows = await asyncio.to_thread(
@@ -182,8 +217,3 @@ def _first_hour(connection: Connection, *, again: bool) -> tuple[int | None, lis
 def _write(connection: Connection, job: _Job, rows: LedgerRows, kept: Mapping[str, Spans]) -> None:
     journal.replace_hours(connection, rows, job.hours, job.stamp, job.models, job.zone)
     progress.save_spans(connection, kept)
-
-
-def _settle(connection: Connection, strangers: Sequence[NodeHour], final_before_us: int) -> None:
-    progress.drop_pending(connection, strangers)
-    progress.make_final(connection, final_before_us)

@@ -143,6 +143,12 @@ def ledger_hours(connection: Connection) -> range:
     return range(0) if first is None else range(first, last + 1)
 
 
+def last_hour(connection: Connection) -> int | None:
+    """The last hour of the ledger, or that will be in it."""
+    pending = [hour for hour, _ in read_pending(connection)[-1:]]
+    return max([*pending, *ledger_hours(connection)[-1:]], default=None)
+
+
 def first_open_hour(connection: Connection) -> int | None:
     """The first hour of the ledger that is not final."""
     table = schema.node_hours.c
@@ -155,6 +161,17 @@ def read_until(connection: Connection, from_hour: int) -> dict[NodeHour, int]:
     table = schema.node_hours.c
     query = select(table.hour, table.node, table.until_us).where(table.hour >= from_hour)
     return {(hour, node): until_us for hour, node, until_us in connection.execute(query)}
+
+
+def seen_nodes(connection: Connection, hour: int, nodes: Iterable[str]) -> list[str]:
+    """The nodes of which the ledger has anything but unobserved time in an hour."""
+    table = schema.hours.c
+    known = table.active_us + table.idle_us + table.down_us > 0
+    found: set[str] = set()
+    for batch in in_batches(nodes):
+        query = select(table.node).where(table.hour == hour, table.node.in_(batch), known)
+        found.update(node for (node,) in connection.execute(query.distinct()))
+    return sorted(found)
 
 
 def make_final(connection: Connection, before_us: int) -> None:

@@ -1,8 +1,8 @@
 """The `books` role: allocations and minutes into the hour ledger.
 
-One process has it.  Positions on the bus move in the transaction that keeps
-what was read there, and a node-hour is replaced in one transaction with its
-day totals, so that after kill -9 at any moment the books go on where the
+One process leads, others stand by (`pipeline.books.leader`).  Positions on
+the bus move in the transaction that keeps what was read there, and a node-hour
+is replaced in one transaction with its day totals, so that after kill -9 at any moment the books go on where the
 database says and come to the same rows.
 
 The hour that goes on is computed up to `as_of`: the bus time that all
@@ -18,20 +18,22 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from collectors.contract.bus import Bus, BusUnavailableError, Chunk, Partition
 from collectors.contract.inventory import Inventory
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import ALLOC, FLUSHED, GPU
 from collectors.kit.clock import Clock
-from pipeline.books import journal, progress
+from pipeline.books import progress
 from pipeline.books.agenda import reached_us
 from pipeline.books.compute import Computer
 from pipeline.books.database import BooksUnavailableError, Database
 from pipeline.books.inbox import Inbox
+from pipeline.books.leader import Leader, LeadershipLostError
 from pipeline.books.remember import Memory
 from pipeline.books.rows import HOUR_US
+from pipeline.books.site_now import SiteNow
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore, StoreUnavailableError
 
@@ -40,6 +42,8 @@ _SECOND_US = 1_000_000
 _EVEN_US = 30 * _SECOND_US
 """Partitions this close together all announce; only others are asked whether they have an end."""
 _DRAINED_S = 10.0
+_STANDBY_S = 1.0
+"""Between two looks whether the one that leads is gone."""
 _AWAY = (BusUnavailableError, BooksUnavailableError)
 
 
@@ -66,16 +70,18 @@ class Books:
         settings: BooksSettings,
         clock: Clock,
         board: HealthBoard,
+        tenants: Callable[[], Tenants] = lambda: NO_TENANTS,
     ) -> None:
-        """`inventory` is called for the inventory as it is now."""
+        """`inventory` and `tenants` are called for what the site's files say now."""
         self._bus = bus
         self._series = series
-        self._inventory = inventory
         self._database = database
+        self._leader = Leader(database)
         self._settings = settings
         self._clock = clock
         self._board = board
         self._topics = [settings.prefix + ALLOC, settings.prefix + FLUSHED]
+        self._site = SiteNow(inventory, tenants, self._leader, clock, self._topics[0])
         self._consumer = bus.consumer(self._topics, None)
         self._inbox = Inbox(settings.prefix, board)
         self._read: dict[Partition, int] = {}
@@ -90,17 +96,21 @@ class Books:
     def _new_computer(self, memory: Memory) -> Computer:
         chunk = self._settings.chunk_minutes
         return Computer(
-            self._series, self._database, memory, self._clock, self._board, chunk_minutes=chunk
+            self._series, self._leader, memory, self._clock, self._board, chunk_minutes=chunk
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Works until `stop`; waits for a bus, a database or a store that is away."""
+        """Works until `stop`, or stands by while another does; waits for a bus, a database or a
+        store that is away."""
         try:
-            await self._retry(self._start, stop)
             while not stop.is_set():
-                async with self._alone:
-                    await self._turn(stop)
-            await self._keep()
+                try:
+                    await self._lead(stop)
+                except LeadershipLostError as error:
+                    self._board.add("books_followed")
+                    _log.warning("leadership_lost %s", error)
+                    await self.close()
+                    self.as_of_us = None
         except _AWAY:
             # What was not kept is read again after the next start.
             if not stop.is_set():
@@ -108,11 +118,31 @@ class Books:
         finally:
             await self.close()
 
+    async def _lead(self, stop: asyncio.Event) -> None:
+        while not (stop.is_set() or self._leader.leads):
+            await self._retry(self._stand_by, stop)
+        if not stop.is_set():
+            await self._retry(self._start, stop)
+        while not stop.is_set():
+            async with self._alone:
+                await self._turn(stop)
+        await self._keep()
+
+    async def _stand_by(self) -> None:
+        """Waits a while where another leads."""
+        await self._database.start()
+        leads = await self._leader.take()
+        self._board.set("books_leads", int(leads))
+        if not leads:
+            await self._clock.sleep(_STANDBY_S)
+
     async def close(self) -> None:
-        """Leaves the bus; for those who call `finish` without `run`."""
+        """Leaves the bus and the lead; for those who call `finish` without `run`."""
+        self._inbox.clear()
         if self._open:
             self._open = False
             await self._consumer.stop()
+        await self._leader.leave()
 
     async def finish(self) -> None:
         """Reads all that is on the bus, then computes every hour of the ledger whole.
@@ -120,26 +150,26 @@ class Books:
         For when everything was flushed.  Raises what the parts raise when away.
         """
         async with self._alone:
+            while not self._leader.leads:
+                await self._stand_by()
             await self._start()
             await self._drain()
             await self._keep()
-            last = await self._database.read(_last_hour)
+            last = await self._database.read(progress.last_hour)
             if last is not None:
                 until_us = (last + 1) * HOUR_US
-                await self._computer.compute(
-                    self._inventory(), until_us, await self._final_before_us(), again=True
-                )
+                await self._compute(until_us, await self._final_before_us(), again=True)
                 self.as_of_us = until_us
 
     async def _start(self) -> None:
         if self._open:
             return
-        await self._database.start()
-        inventory = self._inventory()
-        await self._database.write(lambda one: journal.keep_totals(one, inventory))
+        await self._site.adopt(anew=True)
         memory = Memory(await self._database.read(progress.read_spans))
         self._computer = self._new_computer(memory)
         saved = await self._database.read(progress.read_positions)
+        self._consumer = self._bus.consumer(self._topics, None)
+        self._read, self._partitions = {}, None
         await self._consumer.start()
         ends = await self._consumer.end_offsets()
         for partition, end in ends.items():
@@ -180,6 +210,7 @@ class Books:
             await self._clock.sleep(0.5)
         if self._inbox.allocations:
             await self._retry(self._keep, stop)
+        await self._retry(self._adopt, stop)
         if self._clock.monotonic_us() < self._due_us:
             return
         try:
@@ -199,10 +230,22 @@ class Books:
         """Writes what was read; an allocation that changes an older hour asks for a cycle now."""
         if self._inbox.empty:
             return
-        earliest = await self._database.write(self._inbox.write)
+        earliest = await self._leader.write(self._inbox.write)
         self._inbox.clear()
+        self._hurry(earliest)
+
+    def _hurry(self, earliest: int | None) -> None:
         if earliest is not None and (earliest + 1) * HOUR_US <= (self.as_of_us or 0):
             self._due_us = min(self._due_us, self._clock.monotonic_us())
+
+    async def _adopt(self) -> None:
+        self._hurry(await self._site.adopt())
+
+    async def _compute(self, until_us: int, final_before_us: int, *, again: bool = False) -> None:
+        inventory, tenants = self._site.files
+        await self._computer.compute(
+            inventory, until_us, final_before_us, tenants=tenants, again=again
+        )
 
     async def _cycle(self) -> None:
         reached = await self._reached_us()
@@ -211,7 +254,7 @@ class Books:
             return
         until_us = (reached - int(self._settings.margin_s * 1e6)) // _SECOND_US * _SECOND_US
         until_us = max(until_us, self.as_of_us or 0)
-        await self._computer.compute(self._inventory(), until_us, reached - self._lateness_us)
+        await self._compute(until_us, reached - self._lateness_us)
         self.as_of_us = until_us
         self._board.set("books_as_of_us", until_us)
 
@@ -255,12 +298,3 @@ class Books:
             elif now_us - since_us > _DRAINED_S * 1e6:
                 # What retention removed will never come.
                 return
-
-
-def _last_hour(connection: Connection) -> int | None:
-    """The last hour of the ledger, or that will be in it."""
-    pending = progress.read_pending(connection)
-    return max(
-        [hour for hour, _ in pending[-1:]] + list(progress.ledger_hours(connection)[-1:]),
-        default=None,
-    )

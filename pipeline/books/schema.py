@@ -184,6 +184,19 @@ allocation_subjects = Table(
 )
 """What a version holds; an empty slot means all of the node's."""
 
+site_files = Table(
+    "site_files",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    _text("kind"),
+    _text("sha256"),
+    _whole("known_from_us"),
+    _text("text"),
+    Index("site_files_kind", "kind", "number"),
+)
+"""Every version of the inventory (`site`, as JSON) and of the tenants file (`tenants`, as people
+wrote it) by which the books were kept; see `pipeline.books.site_files`."""
+
 pending = Table(
     "pending",
     metadata,

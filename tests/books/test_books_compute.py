@@ -157,9 +157,9 @@ def test_time_reached_is_the_slowest_of_the_partitions_that_have_something_to_wr
     assert agenda.reached_us({}, None) is None
 
 
-def test_strangers_and_what_lies_ahead_are_not_computed():
+def test_what_lies_ahead_is_not_computed_and_a_stranger_s_points_are_learnt():
     site = Inventory("t", "T", "UTC", "", "", "", ())
     until_us = BASE + HOUR // 2
     made = agenda.plan(site, [(H, "zz"), (H + 1, "zz")], {}, range(H, H + 1), until_us)
-    assert made.strangers == [(H, "zz")]
-    assert made.hours() == []
+    assert made.changed == {H: {"zz"}}
+    assert made.extended == {}
