@@ -45,6 +45,13 @@ async def _start(command: Sequence[str], log: Path, environ: Mapping[str, str]) 
         )  # fmt: skip
 
 
+async def _send(bus: Bus, prefix: str, incidents: Sequence[Incident]) -> None:
+    producer = bus.producer()
+    await producer.start()
+    await producer.send([Message(prefix + ALERTS, one.key, dumps(one)) for one in incidents])
+    await producer.stop()
+
+
 async def _publish(bus: Bus, prefix: str, rng: random.Random) -> None:
     """Opened, then resolved, one after the other, for as long as the kills go on."""
     producer = bus.producer()
@@ -97,6 +104,9 @@ async def test_killed_notifiers_lose_nothing(kafka_url: str, tmp_path: Path) -> 
             await process.wait()
         await publishing
         process = await _start(command, log, environ)
+        # One more, so that the last process is known to be at work when it is ended.
+        await _send(bus, prefix, [_incident(_INCIDENTS, 1, "open")])
+        wanted.add(f"i{_INCIDENTS:02}/1")
         async with asyncio.timeout(60):
             while {key for key, _ in told.sent()} != wanted:
                 await SystemClock().sleep(0.05)
