@@ -112,15 +112,18 @@ async def test_killed_notifiers_lose_nothing(kafka_url: str, tmp_path: Path) -> 
                 await SystemClock().sleep(0.05)
         process.terminate()
         assert await process.wait() == 0
-        times = Counter(key for key, _ in told.sent())
         order = [key for key, _ in told.sent()]
-    records = await _deliveries(bus, prefix)
+    _check(await _deliveries(bus, prefix), order, wanted)
+    await bus.delete_topics([spec.name for spec in topic_specs(prefix)])
+    await bus.close()
+
+
+def _check(records: list[Delivery], order: list[str], wanted: set[str]) -> None:
+    """Every notice came, in order; one came twice only where the log says that it may have."""
+    times = Counter(order)
     begun = Counter(f"{one.incident}/{one.notice}" for one in records if one.outcome == "sending")
     sent = Counter(f"{one.incident}/{one.notice}" for one in records if one.outcome == "sent")
     assert set(sent) == wanted
     assert all(times[key] <= begun[key] for key in wanted)
-    repeats = sum(times.values()) - len(wanted)
-    assert repeats <= _KILLS
+    assert sum(times.values()) - len(wanted) <= _KILLS
     assert all(order.index(f"i{n:02}/1") < order.index(f"i{n:02}/2") for n in range(_INCIDENTS))
-    await bus.delete_topics([spec.name for spec in topic_specs(prefix)])
-    await bus.close()
