@@ -64,6 +64,9 @@ class Settings(SettingsStruct, frozen=True, kw_only=True):
     site: Annotated[
         str | None, setting("`site.toml` of the centre, or the name of a simulated site.")
     ] = None
+    tenants: Annotated[
+        Path | None, setting("The tenants file: who is who by account, namespace and user.")
+    ] = None
     password_hash: Annotated[
         str | None, setting("Argon2 hash of the operators' password.", secret=True)
     ] = None

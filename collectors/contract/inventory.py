@@ -58,6 +58,11 @@ class Inventory:
         entries = [node for node in self.nodes if node.installed(time_us)]
         return sorted(entries, key=lambda node: (node.hall, node.rack, node.name))
 
+    def changes_after(self, time_us: int) -> int:
+        """The next time after one at which an entry begins or ends; 2^63 − 1 where none does."""
+        bounds = {at for node in self.nodes for at in (node.from_us, node.to_us) if at is not None}
+        return min((at for at in bounds if at > time_us), default=2**63 - 1)
+
     def gpus(self, time_us: int) -> int:
         """GPUs installed at a time."""
         return sum(len(node.slots) for node in self.at(time_us))

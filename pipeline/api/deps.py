@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from collectors.contract.bus import Bus
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation
 from collectors.kit.clock import Clock
 from pipeline.api.alert_desk import AlertDesk
@@ -66,6 +67,8 @@ class ApiDeps:
     acts: Outbox | None = None
     """Where people's decisions are written; without it the routes that decide answer 503."""
     topic_prefix: str = ""
+    tenants: Callable[[], Tenants] = lambda: NO_TENANTS
+    """Called for the tenants file as it is now."""
 
 
 class Api:
@@ -120,7 +123,8 @@ class Api:
         known = self._owned is not None and self._owned[1] is places
         if self._owners is None or not known or now_us - (self._owned or (0,))[0] > _KEEP_US:
             time_us = await self.now_us()
-            index = ClaimIndex([(n.name, s) for n in places.nodes.values() for s in n.slots])
+            where = [(n.name, s) for n in places.nodes.values() for s in n.slots]
+            index = ClaimIndex(where, self.deps.tenants())
             for allocation in await self.deps.books.allocations(time_us):
                 index.apply(allocation)
             codes = index.owners_at(time_us).tolist()

@@ -14,7 +14,8 @@ from pipeline.api.auth import check_login
 from pipeline.api.settings import ApiSettings
 from pipeline.books.database import BooksUnavailableError, Database
 from pipeline.bus import open_bus
-from pipeline.commands.wiring import inventory_of, load_settings
+from pipeline.commands.site import inventory_of
+from pipeline.commands.wiring import load_settings
 from pipeline.series import open_series
 from pipeline.series.port import StoreUnavailableError
 from pipeline.settings import Settings

@@ -12,21 +12,15 @@ from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
 from pipeline.bus import open_bus
 from pipeline.commands import stages
-from pipeline.commands.wiring import (
-    NO_SITE,
-    Installation,
-    install,
-    inventory_of,
-    load_settings,
-    topics,
-)
+from pipeline.commands.site import NO_SITE, inventory_of
+from pipeline.commands.wiring import Installation, install, load_settings, topics
 from pipeline.settings import Settings
 
 
 @click.command(help="Runs the roles behind the bus: store, watch, books, notify.")
 @setting_options(
     Settings, "site", "data", "bus", "store", "influx_token", "books", "flush_s",
-    "raw_interval_s", "gpu_partitions", "topic_prefix",
+    "raw_interval_s", "gpu_partitions", "topic_prefix", "tenants",
 )  # fmt: skip
 @click.option(
     "--role",
@@ -80,8 +74,10 @@ async def run(installation: Installation, roles: tuple[str, ...]) -> None:
             await installation.start_when_there(stop)
             if not stop.is_set():
                 order = stages.role_stages(installation, roles)
-                await run_stages(
-                    [*order, stages.health_stage(installation)], stop, installation.clock
-                )
+                beside = [
+                    stages.site_stage(installation, installation.boards[0]),
+                    stages.health_stage(installation),
+                ]
+                await run_stages([*order, *beside], stop, installation.clock)
     finally:
         await installation.close()

@@ -12,14 +12,15 @@ from collectors.kit.lifecycle import run_stages, stop_signals
 from collectors.kit.options import setting_options
 from pipeline.api.auth import hash_password
 from pipeline.commands import stages
-from pipeline.commands.wiring import Installation, install, inventory_of, load_settings
+from pipeline.commands.site import inventory_of
+from pipeline.commands.wiring import Installation, install, load_settings
 from pipeline.settings import Settings
 
 
 @click.command(help="Answers people: API and pages.")
 @setting_options(
     Settings, "site", "data", "host", "port", "bus", "store", "influx_token", "books",
-    "password_hash", "api_token", "topic_prefix",
+    "tenants", "password_hash", "api_token", "topic_prefix",
 )  # fmt: skip
 @click.option(
     "--hash-password",
@@ -58,6 +59,7 @@ async def run(installation: Installation) -> None:
             await installation.start_when_there(stop)
             if not stop.is_set():
                 order = [
+                    stages.site_stage(installation, board),
                     stages.health_stage(installation),
                     stages.serve_stage(
                         app, installation, lambda url: click.echo(f"Petawatch is at {url}")

@@ -20,6 +20,7 @@ from pipeline.api.auth import check_login
 from pipeline.api.deps import ApiDeps
 from pipeline.api.server import run_server
 from pipeline.api.settings import ApiSettings
+from pipeline.commands.site import SiteWatch
 from pipeline.commands.wiring import Installation
 from pipeline.health import HealthBoard, publish_health
 from pipeline.settings import Settings
@@ -57,6 +58,11 @@ def source_stage(source: Source, installation: Installation) -> Stage:
             await producer.stop()
 
     return Stage("source", run)
+
+
+def site_stage(installation: Installation, board: HealthBoard) -> Stage:
+    """Takes over what the site's files say whenever they change; `board` tells of a slip in them."""
+    return Stage("site", SiteWatch(installation, board).run)
 
 
 def health_stage(installation: Installation) -> Stage:
@@ -114,6 +120,7 @@ def make_app(installation: Installation, board: HealthBoard, usage: Any = None) 
         clock=installation.clock,
         board=board,
         books=usage,
+        tenants=lambda: installation.tenants,
         acts=None if usage is None else installation.acts(board),
         topic_prefix=settings.topic_prefix,
     )

@@ -18,7 +18,8 @@ from collectors.kit.config import ConfigError
 from collectors.kit.lifecycle import Stage, run_stages, stop_signals
 from collectors.kit.options import parse_speed, setting_options
 from pipeline.commands import past, stages
-from pipeline.commands.wiring import Installation, install, inventory_of, load_settings, make_source
+from pipeline.commands.site import inventory_of
+from pipeline.commands.wiring import Installation, install, load_settings, make_source
 from pipeline.settings import Settings
 
 
@@ -78,7 +79,7 @@ def exporters(
 
 
 @click.command(help="Runs everything in one process and shows it in the browser.")
-@setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books")
+@setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books", "tenants")
 @click.option("--backend", type=click.Choice(["nvml", "sim"]), help="Where samples come from.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A recording to show.")
 @click.option(
@@ -143,10 +144,12 @@ def _stages(installation: Installation, source: Source, said: Callable[[str], No
         _after_the_past(stage, installation, source) if stage.name == "books" else stage
         for stage in stages.role_stages(installation, installation.roles(stages.ROLES))
     ]
-    app = stages.make_app(installation, installation.board("serve"), installation.usage())
+    board = installation.board("serve")
+    app = stages.make_app(installation, board, installation.usage())
     return [
         stages.source_stage(source, installation),
         *roles,
+        stages.site_stage(installation, board),
         stages.retention_stage(installation),
         stages.health_stage(installation),
         stages.serve_stage(app, installation, said),

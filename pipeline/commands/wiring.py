@@ -17,8 +17,9 @@ import msgspec
 
 from collectors.contract.bus import Bus, BusUnavailableError
 from collectors.contract.inventory import Inventory
-from collectors.contract.inventory_file import load_inventory
 from collectors.contract.source import Source, SourceOptions
+from collectors.contract.tenants import NO_TENANTS, Tenants
+from collectors.contract.tenants_file import load_tenants
 from collectors.contract.topics import topic_specs
 from collectors.kit import config, plugins
 from collectors.kit.clock import Clock
@@ -48,8 +49,6 @@ from pipeline.watch.role import Watch, WatchOptions
 SOURCES = "petawatch.sources"
 PEERS_AWAY = (BusUnavailableError, StoreUnavailableError, BooksUnavailableError)
 _log = logging.getLogger(__name__)
-NO_SITE = Inventory("", "", "UTC", "FP16", "dense", "boost clock", ())
-"""For roles that need no inventory."""
 _GB = 1_000_000_000
 _EMBEDDED_BUS_SHARE = 0.4
 """Of the embedded disk budget; the rest is the series store's."""
@@ -69,25 +68,11 @@ def make_source(name: str, options: SourceOptions, clock: Clock) -> Source:
         raise ConfigError(str(error)) from error
 
 
-def inventory_of(settings: Settings, clock: Clock) -> Inventory:
-    """The inventory that the setting `site` names: a file, or a simulated site.
-
-    Raises ConfigError where there is none.
-    """
-    if not settings.site:
-        raise ConfigError(
-            "setting site: write the path of your site.toml, or aisc-phase1 for a simulated centre"
-        )
-    if settings.site.endswith(".toml"):
-        return load_inventory(Path(settings.site))
-    return make_source("sim", SourceOptions(site=settings.site), clock).inventory
-
-
 @dataclass
 class Installation:
     """The parts of one process, made from its settings; nothing is connected yet.
 
-    `inventory` is the inventory as it is now.
+    `inventory` and `tenants` are what the site's files say now.
     """
 
     settings: Settings
@@ -96,6 +81,7 @@ class Installation:
     bus: Bus
     series: SeriesStore | None = None
     database: Database | None = None
+    tenants: Tenants = NO_TENANTS
     boards: list[HealthBoard] = field(default_factory=list[HealthBoard])
 
     def board(self, role: str) -> HealthBoard:
@@ -170,7 +156,10 @@ class Installation:
             show_estimates=self.settings.show_estimates,
             rules=self.rules(),
         )
-        return Watch(self.bus, lambda: self.inventory, options, self.clock, self.board("watch"))
+        return Watch(
+            self.bus, lambda: self.inventory, options, self.clock, self.board("watch"),
+            lambda: self.tenants,
+        )  # fmt: skip
 
     def alerts(self) -> AlertWatch:
         """The alerts beside the `watch`.  Raises ConfigError for rules that cannot be."""
@@ -224,7 +213,7 @@ class Installation:
         )
         return Books(
             self.bus, self.opened_series(), lambda: self.inventory, self.opened_database(),
-            settings, self.clock, self.board("books"),
+            settings, self.clock, self.board("books"), lambda: self.tenants,
         )  # fmt: skip
 
 
@@ -252,7 +241,10 @@ def install(
         database = Database(settings.books) if books else None
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Installation(settings, clock, inventory, bus, store, database)
+    # A role that needs no site needs no tenants either.
+    named = settings.tenants if inventory.nodes else None
+    tenants = NO_TENANTS if named is None else load_tenants(named, inventory)
+    return Installation(settings, clock, inventory, bus, store, database, tenants)
 
 
 def _series(settings: Settings) -> SeriesStore:
@@ -277,6 +269,7 @@ def ephemeral(settings: Settings, data: Path) -> Settings:
         "data": data,
         "topic_prefix": f"selftest-{secrets.token_hex(4)}-",
         "books": f"sqlite:///{data}/books.db",
+        "tenants": None,
     }
     if settings.bus.startswith("sqlite:"):
         changes["bus"] = f"sqlite:///{data}/bus.db"

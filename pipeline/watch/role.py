@@ -22,6 +22,7 @@ from collectors.contract.bus import (
 )
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import SlotLabels
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import ALLOC, GPU, LIVE, Allocation
 from collectors.kit.clock import Clock
 from pipeline.books.claim_index import ClaimIndex
@@ -66,8 +67,11 @@ class Watch:
         options: WatchOptions,
         clock: Clock,
         board: HealthBoard,
+        tenants: Callable[[], Tenants] = lambda: NO_TENANTS,
     ) -> None:
+        """`tenants` gives the tenants file that holds now."""
         self._bus = bus
+        self._tenants = tenants
         self._inventory = inventory
         self._options = options
         self._clock = clock
@@ -83,18 +87,23 @@ class Watch:
         self._newest_us = 0
         self._bus_us = 0
         self._bus_seen_us = clock.monotonic_us()
-        self._layout_id = ""
+        self._laid: tuple[Inventory, int] | None = None
+        """The inventory of the layout, and until when it is as it is."""
+        self._named: Tenants | None = None
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Begins anew where the inventory's layout is another one than before."""
-        inventory = self._inventory()
-        if inventory.layout_id == self._layout_id:
+        """Begins anew where what is installed is another thing than before; owners also where the
+        tenants file is."""
+        inventory, tenants = self._inventory(), self._tenants()
+        now_us = self._newest_us or self._clock.wall_us()
+        if self._laid is None or self._laid[0] is not inventory or now_us >= self._laid[1]:
+            self._laid = inventory, inventory.changes_after(now_us)
+            self._state = FleetState(FleetLayout.of(inventory, now_us), self._table)
+        elif tenants is self._named:
             return
-        self._layout_id = inventory.layout_id
-        layout = FleetLayout.of(inventory, self._newest_us or self._clock.wall_us())
-        self._state = FleetState(layout, self._table)
-        self._claims = ClaimIndex(layout.places)
+        self._named = tenants
+        self._claims = ClaimIndex(self._state.layout.places, tenants)
         for allocation in self._allocations.values():
             self._claims.apply(allocation)
 
