@@ -97,7 +97,7 @@ class Watch:
         tenants file is."""
         inventory, tenants = self._inventory(), self._tenants()
         now_us = self._newest_us or self._clock.wall_us()
-        if self._laid is None or self._laid[0] is not inventory or now_us >= self._laid[1]:
+        if self._laid is None or self._laid[0] != inventory or now_us >= self._laid[1]:
             self._laid = inventory, inventory.changes_after(now_us)
             self._state = FleetState(FleetLayout.of(inventory, now_us), self._table)
         elif tenants is self._named:
