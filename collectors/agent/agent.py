@@ -16,6 +16,7 @@ from collectors.agent.lanes import Answer, Lanes
 from collectors.agent.memory import give_back
 from collectors.agent.node_facts import FactsKeeper
 from collectors.agent.occupants import Seat
+from collectors.agent.patience import Bell
 from collectors.agent.slots import Slots
 from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import new_run, slot_text
@@ -69,6 +70,7 @@ class Agent:
             settings.node, settings.source, backend.origin, settings.interval_s, clock,
             every_s=settings.facts_s,
         )  # fmt: skip
+        self._bell = Bell()
         self._inquire_us = clock.monotonic_us()
         self._event_clock = EventClock(clock)
         self._assembler: NodeAssembler | None = None
@@ -80,6 +82,7 @@ class Agent:
         """Ticks until `stop` or its end.  Raises RestartNeededError: only a new process can go on."""
         self.say("agent_start")
         stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._bell.ring())
         try:
             await self.driver.start(_OPEN_PATIENCE_S)
             await self._tick_on(stopping)
@@ -109,7 +112,7 @@ class Agent:
                 give_back()
             now_us = self._clock.monotonic_us()
             due_us += interval_us * max(1, -(-(now_us - due_us) // interval_us))
-            await asyncio.wait({stopping}, timeout=(due_us - now_us) / 1e6)
+            await self._bell.wait((due_us - now_us) / 1e6)
 
     async def tick(self) -> None:
         """One stamp, one reading of all devices, one record of what came in time.

@@ -46,7 +46,6 @@ class Answer(NamedTuple):
     """None where they were not asked for or not given."""
     facts: Sequence[GpuFacts] | None = None
     error: Exception | None = None
-    took_us: int = 0
 
 
 def joined(first: FlopWindow | None, then: FlopWindow | None) -> FlopWindow | None:
@@ -77,6 +76,7 @@ class _Round:
     left: int
     inquire: bool
     answers: dict[int, Answer] = field(default_factory=dict[int, Answer])
+    took_us: dict[int, int] = field(default_factory=dict[int, int])
     queue: deque[Device] = field(default_factory=deque[Device])
     closed: bool = False
 
@@ -108,6 +108,7 @@ class Lanes:
         self._busy: dict[int, int] = {}
         """Slot → since when (µs, monotonic) a call to its device has been under way."""
         self._paces: dict[int, _Pace] = {}
+        """Of devices that have been slow."""
         self._late: dict[int, FlopWindow] = {}
         self._slow_us = 0
         self.threads = 0
@@ -142,42 +143,43 @@ class Lanes:
         self._slow_us = int(share_s * 1e6)
         if not free:
             return this.answers
-        own = [one for one in free if self._pace(one.slot).own_lane]
-        this.queue.extend(one for one in free if not self._pace(one.slot).own_lane)
+        own: list[Device] = []
+        for device in free:
+            pace = self._paces.get(device.slot)
+            (this.queue if pace is None or not pace.own_lane else own).append(device)
         for device in own:
             self._start(this, deque([device]))
         if this.queue:
             self._start(this, this.queue)
-        timers = self._timers(loop, this, done, share_s, deadline_s)
+        timer = self._timer(loop, this, done, share_s, deadline_s)
         try:
             await done
         finally:
-            for timer in timers:
-                timer.cancel()
+            timer[0].cancel()
         return self._close(this, free, spare=1 + len(own))
 
-    def _timers(
+    def _timer(
         self, loop: asyncio.AbstractEventLoop, this: _Round, done: asyncio.Future[None],
         share_s: float, deadline_s: float,
     ) -> list[asyncio.TimerHandle]:  # fmt: skip
-        """Help at each share of the tick, and the end of waiting."""
+        """Help at each share of the tick, and the end of waiting; the one that is due next."""
+        ends_s = loop.time() + deadline_s
+        timer: list[asyncio.TimerHandle] = []
 
-        def help_on(helped: int) -> None:
+        def due(helped: int) -> None:
             if done.done():
+                return
+            left_s = ends_s - loop.time()
+            if left_s <= 0:
+                done.set_result(None)
                 return
             if this.queue:
                 self._help(this, helped)
                 helped += 1
-            timers[0] = loop.call_later(share_s, help_on, helped)
+            timer[0] = loop.call_later(min(share_s, left_s), due, helped)
 
-        timers = [
-            loop.call_later(share_s, help_on, 0),
-            loop.call_later(deadline_s, lambda: done.done() or done.set_result(None)),
-        ]
-        return timers
-
-    def _pace(self, slot: int) -> _Pace:
-        return self._paces.setdefault(slot, _Pace())
+        timer.append(loop.call_later(min(share_s, deadline_s), due, 0))
+        return timer
 
     def _help(self, this: _Round, helped: int) -> None:
         """Another thread for what waits behind a slow device; at the second time one for each."""
@@ -195,10 +197,12 @@ class Lanes:
             this.closed = True
             this.queue.clear()
         for device in asked:
-            answer = this.answers.get(device.slot)
-            if answer is not None or device.slot in self._busy:
-                slow = answer is None or answer.took_us > self._slow_us
-                self._pace(device.slot).took(slow=slow)
+            slot, took_us = device.slot, this.took_us.get(device.slot)
+            if took_us is None and slot not in self._busy:
+                continue
+            slow = took_us is None or took_us > self._slow_us
+            if slow or slot in self._paces:
+                self._paces.setdefault(slot, _Pace()).took(slow=slow)
         while len(self._idle) > spare:
             self._idle.pop().put(None)
         return this.answers
@@ -238,13 +242,13 @@ class Lanes:
         with self._lock:
             self._busy[slot] = began_us
         answer = _answer(device, inquire=this.inquire)
-        answer = answer._replace(took_us=self._clock.monotonic_us() - began_us)
+        took_us = self._clock.monotonic_us() - began_us
         with self._lock:
             del self._busy[slot]
             if this.closed:
                 self._keep_windows(answer.samples)
                 return False
-            this.answers[slot] = answer
+            this.answers[slot], this.took_us[slot] = answer, took_us
             this.left -= 1
             return this.left == 0
 

@@ -24,15 +24,25 @@ class Bell:
         """Forgets what has rung."""
         self._rung = False
 
-    async def wait(self) -> None:
-        """Returns when it rings, at once where it has rung.  One waits at a time."""
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Returns when it rings, at once where it has rung, or when the time is up.  One waits at
+        a time."""
         if self._rung:
             return
-        self._waiting = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _settle, waiting)
         try:
-            await self._waiting
+            await waiting
         finally:
             self._waiting = None
+            if timer is not None:
+                timer.cancel()
+
+
+def _settle(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 _T = TypeVar("_T")

@@ -107,7 +107,7 @@ def encode(record: NodeRecord) -> bytes:
     Raises ValueError above `MAX_SLOTS`, struct.error for an array that is not parallel.
     """
     layout = _layout(len(record.slots))
-    integers = layout.integers
+    integers, columns = layout.integers, record.values
     out = [
         encode_header(
             record.origin, record.run, record.sequence, record.time_us, record.label_epoch
@@ -119,10 +119,10 @@ def encode(record: NodeRecord) -> bytes:
         integers.pack(*record.energy_epochs),
     ]
     for name, head, pack in layout.rows:
-        values = record.values.get(name)
-        if values is not None:
-            out += (head, pack(*values))
-    out.append(encode_labels(record.labels))
+        if name in columns:
+            out += (head, pack(*columns[name]))
+    if record.labels:
+        out.append(encode_labels(record.labels))
     return b"".join(out)
 
 

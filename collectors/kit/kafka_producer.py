@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiokafka.errors import (
@@ -80,8 +80,7 @@ class KafkaProducer:
 
     async def start(self) -> None:
         """Connects.  Raises BusUnavailableError."""
-        async with self._exchange():
-            await self._connect()
+        await self._exchange(self._connect)
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Sends, and waits for all acknowledgements.
@@ -90,21 +89,25 @@ class KafkaProducer:
         acknowledged, and BusUnavailableError, after which any of them may have
         been taken or not.
         """
+        refused: dict[str, list[Message]] = {}
         limit = self._max_request_bytes
-        refused = {
-            f"above {limit} bytes": [
+        taken = [one for one in messages if len(one.key) + len(one.value) <= limit]
+        if len(taken) < len(messages):
+            refused[f"above {limit} bytes"] = [
                 one for one in messages if len(one.key) + len(one.value) > limit
             ]
-        }
-        taken = [one for one in messages if len(one.key) + len(one.value) <= limit]
-        async with self._exchange():
-            queues = {} if await self._sent_directly(taken) else await self._queue(taken)
-            while queues:
-                await self._round(queues, refused)
+        await self._exchange(lambda: self._send(taken, refused))
         guilty = [message for some in refused.values() for message in some]
         if guilty:
             reasons = ", ".join(reason for reason, some in refused.items() if some)
             raise RefusedError(f"{len(guilty)} record(s) refused: {reasons}", guilty)
+
+    async def _send(self, messages: Sequence[Message], refused: dict[str, list[Message]]) -> None:
+        if len(messages) == 1 and await self._sent_directly(messages[0]):
+            return
+        queues = await self._queue(messages)
+        while queues:
+            await self._round(queues, refused)
 
     async def stop(self) -> None:
         """Closes; every send has been acknowledged or has failed by then."""
@@ -113,13 +116,12 @@ class KafkaProducer:
             if client is not None:
                 await client.stop()
 
-    @asynccontextmanager
-    async def _exchange(self) -> AsyncGenerator[None]:
+    async def _exchange(self, work: Callable[[], Awaitable[object]]) -> None:
         """One exchange with the broker at a time, each bounded; a failed one costs the client."""
         async with self._sending:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    yield
+                    await work()
             except TopicMissingError:
                 await self._abandon()
                 raise
@@ -147,12 +149,10 @@ class KafkaProducer:
             self._direct = DirectWay(self._client, int(self._timeout_s * 1000))
         return self._client
 
-    async def _sent_directly(self, messages: Sequence[Message]) -> bool:
-        """Whether it was a single record, which has gone the short way."""
-        if len(messages) != 1 or self._client is None:
-            return False
-        direct = self._direct
-        return direct is not None and direct.works and await direct.send(messages[0])
+    async def _sent_directly(self, message: Message) -> bool:
+        """Whether a single record has gone the short way."""
+        direct = None if self._client is None else self._direct
+        return direct is not None and direct.works and await direct.send(message)
 
     async def _queue(self, messages: Sequence[Message]) -> _Queues:
         """The batches of each partition, in order."""
