@@ -12,8 +12,8 @@ from collectors.contract.record import Origin
 from pipeline.books import schema, totals
 from pipeline.books.periods import Period, Resolution, whole_days
 from pipeline.books.progress import in_batches
-from pipeline.books.rows import FIGURES, STATES
-from pipeline.books.totals import FINE, day_of
+from pipeline.books.rows import STATES
+from pipeline.books.totals import day_of
 
 MEASURES = (*STATES, "energy_mj", "gflop", "gflop_lo", "gflop_hi", "gflop_estimated")
 DIMENSIONS = ("hall", "model", "gflops_per_gpu", "owner_kind", "tenant", "origin")
@@ -55,7 +55,9 @@ def read_cells(
         names = [name for name in DIMENSIONS if tenants or name != "tenant"]
         for batch in in_batches(days):
             where = schema.day_places.c.day.in_(batch)
-            for day, *values in _grouped(connection, schema.day_places, "day", names, where):
+            key = names if resolution == "total" else ["day", *names]
+            for row in _grouped(connection, schema.day_places, key, where):
+                day, values = ("", row) if resolution == "total" else (row[0], row[1:])
                 _add(sums, _when(day, resolution), names, values)
         _read_hours(connection, sums, period, resolution, rest, tenants=tenants)
     return _cells(sums)
@@ -66,9 +68,9 @@ def _when(day: str, resolution: Resolution) -> str:
 
 
 def _grouped(
-    connection: Connection, table: Table, when: str, names: Sequence[str], where: Any
+    connection: Connection, table: Table, names: Sequence[str], where: Any
 ) -> Iterable[Sequence[Any]]:
-    key = [table.c[when], *(table.c[name] for name in names)]
+    key = [table.c[name] for name in names]
     sums = [func.sum(table.c[name]) for name in MEASURES]
     for row in connection.execute(select(*key, *sums).where(where).group_by(*key)):
         yield tuple(row)
@@ -108,18 +110,16 @@ def _read_hours(
 def _hours_by_place(connection: Connection, hours: range) -> Iterable[tuple[int, Any, Any]]:
     table, names = schema.hour_places, [name for name in DIMENSIONS if name != "tenant"]
     where = and_(table.c.hour >= hours.start, table.c.hour < hours.stop)
-    for hour, *values in _grouped(connection, table, "hour", names, where):
+    for hour, *values in _grouped(connection, table, ["hour", *names], where):
         yield hour, names, values
 
 
 def _hours_by_tenant(connection: Connection, hours: range) -> Iterable[tuple[int, Any, Any]]:
     hour = schema.hours.c.hour
     where = and_(hour >= hours.start, hour < hours.stop)
-    measured = [FIGURES.index(name) for name in MEASURES]
-    for key, figures in totals.sums_where(connection, where):
-        named = dict(zip(FINE, key, strict=True))
-        values = [named[name] for name in DIMENSIONS] + figures[measured].tolist()
-        yield key[0], DIMENSIONS, values
+    names = ("hour", *DIMENSIONS)
+    for (at, *named), figures in totals.grouped(connection, where, names, MEASURES):
+        yield at, DIMENSIONS, [*named, *figures.tolist()]
 
 
 def _cells(sums: Mapping[tuple[Any, ...], Sequence[int]]) -> list[Cell]:

@@ -58,21 +58,20 @@ class JobQuestion:
 def job_table(
     connection: Connection, period: Period, question: JobQuestion
 ) -> tuple[int, list[dict[str, Any]]]:
-    """How many jobs there are, and a row per job and origin of those wanted.
+    """How many jobs there are (`offset` where none is left), and a row per job and origin.
 
     `waste` is `idle` where the share of observed time without work and its
     length reach the limits, else None.
     """
     found = _summed(period, question).cte("jobs")
-    query = select(found)
-    count = select(func.count()).select_from(found)
+    query = select(found, func.count().over().label("total"))
     if question.only_waste:
-        idle = _is_idle(found, question.limits)
-        query, count = query.where(idle), count.where(idle)
+        query = query.where(_is_idle(found, question.limits))
     query = query.order_by(*_order(found, question.sort))
     query = query.limit(question.limit).offset(question.offset)
-    total: int = connection.execute(count).scalar_one()
     rows = [dict(row) for row in connection.execute(query).mappings()]
+    # Beyond the end there is no row to say how many there are.
+    total: int = rows[0]["total"] if rows else question.offset
     hours = _hours_seen(connection, period, rows)
     return total, [_row(row, hours, question.limits) for row in rows]
 

@@ -79,20 +79,27 @@ def no_change() -> defaultdict[FineKey, I64]:
 
 def sums_where(connection: Connection, where: ColumnElement[bool]) -> Iterator[Summed]:
     """The fine sums of the ledger's rows for which `where` holds."""
+    for key, figures in grouped(connection, where, FINE, FIGURES):
+        hour, hall, rate, kind, tenant, project, job, model, origin = key
+        yield (hour, hall, rate, kind, tenant, project, job, model, origin), figures
+
+
+def grouped(
+    connection: Connection,
+    where: ColumnElement[bool],
+    names: Sequence[str],
+    figures: Sequence[str],
+) -> Iterator[tuple[tuple[Any, ...], I64]]:
+    """Sums of some figures of the ledger's rows, by some names of FINE."""
     hours, placed = schema.hours, schema.node_hours
-    key = [placed.c[name] if name not in hours.c else hours.c[name] for name in FINE]
+    key = [placed.c[name] if name not in hours.c else hours.c[name] for name in names]
     joined = hours.join(placed, and_(placed.c.hour == hours.c.hour, placed.c.node == hours.c.node))
-    sums = [func.sum(hours.c[name]) for name in FIGURES]
+    sums = [func.sum(hours.c[name]) for name in figures]
     query = select(*key, *sums).select_from(joined).where(where).group_by(*key)
     for row in connection.execute(query):
         values = tuple(row)
-        figures = np.array([int(value) for value in values[len(key) :]], np.int64)
-        yield _fine(values), figures
-
-
-def _fine(row: Sequence[Any]) -> FineKey:
-    hour, hall, rate, kind, tenant, project, job, model, origin = row[: len(FINE)]
-    return hour, hall, rate, kind, tenant, project, job, model, origin
+        summed = np.array([int(value) for value in values[len(key) :]], np.int64)
+        yield values[: len(key)], summed
 
 
 def apply(connection: Connection, change: Change, zone: ZoneInfo) -> None:
