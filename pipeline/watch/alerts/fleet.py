@@ -170,7 +170,7 @@ class Fleet:
         none = (self._count < 2) | (elapsed_us <= 0) | (elapsed_us > HOLD_S * 1e6)
         none |= time_s - self.seen_s > HOLD_S
         elapsed_us[none] = np.nan
-        gaps = np.minimum(self._count, DEPTH) - 1
+        gaps = (newest - oldest) % DEPTH
         with np.errstate(divide="ignore", invalid="ignore"):
             interval = (elapsed_us * 1e-6 / gaps).astype(np.float32)
         stride = len(self.rate_names) * n
