@@ -57,7 +57,7 @@ class Database:
     async def start(self) -> None:
         """Creates or upgrades the schema.  Raises BooksSetupError where a newer Petawatch made it,
         BooksUnavailableError where nothing answers."""
-        await self.write(_upgrade)
+        await self.write(upgrade)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Runs reading work on one snapshot.  Raises BooksUnavailableError."""
@@ -142,18 +142,20 @@ def _is_passing(error: DBAPIError) -> bool:
     return type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 
-def _config() -> Config:
+def migrations() -> Config:
+    """Where Alembic finds the revisions of the schema."""
     config = Config()
     config.set_main_option("script_location", "pipeline.books:migrations")
     config.set_main_option("path_separator", "os")
     return config
 
 
-def _upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Brings the schema to a revision.  Raises BooksSetupError where a newer Petawatch made it."""
     if connection.dialect.name == "postgresql":
         # Two processes that start at once must not both create the tables.
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
-    config = _config()
+    config = migrations()
     current = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(config)
     known = {step.revision for step in script.walk_revisions()}
@@ -163,4 +165,4 @@ def _upgrade(connection: Connection) -> None:
             f" {script.get_current_head()}: install the newer version, or give other books"
         )
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

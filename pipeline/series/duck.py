@@ -55,6 +55,9 @@ class DuckStore:
     DuckDB itself keeps within `memory_limit_mb`.
     """
 
+    hours_a_read = 1
+    """The minutes of an hour lie together."""
+
     def __init__(
         self,
         path: Path | str,

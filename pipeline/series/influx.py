@@ -45,6 +45,9 @@ class InfluxStore:
     than it saves where the network is not the limit.
     """
 
+    hours_a_read = 24
+    """The a GPU's minutes of a day lie together."""
+
     def __init__(
         self,
         url: str,

@@ -159,6 +159,11 @@ class SeriesStore(Protocol):
     Every method may raise StoreUnavailableError.
     """
 
+    @property
+    def hours_a_read(self) -> int:
+        """How many hours of minutes one read had best cover, where many are to be read."""
+        ...
+
     async def start(self) -> None:
         """Connects and creates what is missing; raises StoreSetupError."""
         ...
