@@ -22,16 +22,22 @@ from collectors.kit.log import set_up_logging
 GROUP = "petawatch.commands"
 HELP = {
     "agent": "Reads this node's GPUs and sends what they say.",
+    "backup": "Writes the books to one file, while they are in use.",
     "check-rules": "Checks the alert rules, and lists those that hold.",
     "doctor": "Says what is here, what is not, and what to do about it.",
     "notify-test": "Sends a test message to those who are told of incidents.",
+    "import-allocations": "Tells the ledger what a table says of who held which GPUs.",
     "past": "Fills a simulated site's books with a past, marked as simulated.",
     "pipeline": "Runs the roles behind the bus: store, watch, books, notify.",
+    "rebuild": "Makes minutes anew from the bus, and hours from the minutes.",
     "replay": "Sends recorded telemetry as if it came from live nodes.",
+    "restore": "Fills the books from a file that `backup` wrote.",
     "selftest": "Sends a simulation through this installation and compares every total.",
     "serve": "Answers people: API and pages.",
     "simulate": "Sends a simulated centre, or writes its records to a file.",
     "up": "Runs everything in one process and shows it in the browser.",
+    "watch-slurm": "Tells the ledger which Slurm job has which GPUs.",
+    "why": "Says who owned a GPU at a time, by which record, and what lost against it.",
 }
 """What `--help` says of a subcommand without importing it; a test compares them."""
 _REFUSED = (ConfigError, SetupError, plugins.MissingPartError, BackendUnavailableError)

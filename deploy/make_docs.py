@@ -15,7 +15,16 @@ from collectors.agent.settings import NodeSettings
 from collectors.contract.catalogue import CATALOGUE, CallRead, FieldRead, Metric
 from collectors.contract.schema import proto_text
 from collectors.contract.xids import ACTIONS, Advice, kinds, xids
-from collectors.kit.config import AGENT_PREFIX, OTHER_VARIABLES, PREFIX, Setting, describe
+from collectors.kit.config import (
+    AGENT_PREFIX,
+    OTHER_VARIABLES,
+    PREFIX,
+    SLURM_PREFIX,
+    Setting,
+    SettingsStruct,
+    describe,
+)
+from collectors.slurm.settings import SlurmSettings
 from pipeline.settings import Settings, default_data
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -83,23 +92,22 @@ def _every(metric: Metric) -> str:
 
 def settings_page() -> str:
     """All settings as tables."""
-    head = ["| setting | environment | default | bounds | meaning |", "|---|---|---|---|---|"]
     rows = [
-        "## Pipeline",
-        "",
-        *head,
-        *(_setting_row(item) for item in describe(Settings)),
-        "",
-        "## Agent",
-        "",
-        f"Of `petawatch agent`, which reads `{NodeSettings.file}` where `--config` and "
-        f"`{AGENT_PREFIX}CONFIG` name no other file. "
-        + ", ".join(f"`{PREFIX}{name}`" for name in SHARED_VARIABLES)
-        + " hold for it too.",
-        "",
-        *head,
-        *(_setting_row(item) for item in describe(NodeSettings)),
-        "",
+        *_settings("Pipeline", "", Settings),
+        *_settings(
+            "Agent",
+            f"Of `petawatch agent`, which reads `{NodeSettings.file}` where `--config` and "
+            f"`{AGENT_PREFIX}CONFIG` name no other file. "
+            + ", ".join(f"`{PREFIX}{name}`" for name in SHARED_VARIABLES)
+            + " hold for it too.",
+            NodeSettings,
+        ),
+        *_settings(
+            "Slurm watcher",
+            f"Of `petawatch watch-slurm`, which reads `{SlurmSettings.file}` where `--config` and "
+            f"`{SLURM_PREFIX}CONFIG` name no other file.",
+            SlurmSettings,
+        ),
         "A setting marked with a key is a secret: give it as a file (`NAME_file`, "
         f"`{PREFIX}NAME_FILE`) rather than by itself. It is never shown.",
         "",
@@ -117,6 +125,13 @@ def settings_page() -> str:
         "write instead. `{data}` in an address is the data folder.",
         rows,
     )
+
+
+def _settings(title: str, text: str, kind: type[SettingsStruct]) -> list[str]:
+    head = ["| setting | environment | default | bounds | meaning |", "|---|---|---|---|---|"]
+    said = [text, ""] if text else []
+    rows = [_setting_row(item) for item in describe(kind)]
+    return [f"## {title}", "", *said, *head, *rows, ""]
 
 
 def _setting_row(item: Setting) -> str:

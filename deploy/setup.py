@@ -32,8 +32,17 @@ TOOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("prometheus-alertmanager",),
         "tests on a real Alertmanager",
     ),
+    "Slurm": (
+        ("slurmdbd",),
+        ("slurm-wlm", "slurmdbd", "munge", "mariadb-server"),
+        "tests on a real Slurm",
+    ),
     "gcc": (("gcc", "cc"), ("gcc", "libc6-dev"), "tests on a stand-in for the NVIDIA library"),
 }
+
+
+# Servers are beside what a person's own search finds.
+_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 def say(text: str) -> None:
@@ -116,7 +125,7 @@ def _apt(packages: tuple[str, ...]) -> bool:
 
 def here(commands: tuple[str, ...]) -> bool:
     """Whether one of the commands is there."""
-    return any(shutil.which(name) for name in commands)
+    return any(shutil.which(name, path=_PATH) for name in commands)
 
 
 def tools(*, install: bool) -> int:

@@ -36,6 +36,8 @@ OTHER_VARIABLES = {
 """Names after the prefix that are no settings of a struct."""
 AGENT_PREFIX = PREFIX + "AGENT_"
 """Of the node agent's own variables, so that none of them is taken for another program's."""
+SLURM_PREFIX = PREFIX + "SLURM_"
+"""Likewise of the Slurm watcher's."""
 _log = logging.getLogger(__name__)
 
 
@@ -205,7 +207,7 @@ def _from_environment(
     known = _known(settings)
     for variable, value in environ.items():
         name = variable.removeprefix(prefix).lower()
-        others = prefix == PREFIX and variable.startswith(AGENT_PREFIX)
+        others = prefix == PREFIX and variable.startswith((AGENT_PREFIX, SLURM_PREFIX))
         others |= variable.removeprefix(PREFIX) in OTHER_VARIABLES
         if others or not variable.startswith(prefix):
             continue

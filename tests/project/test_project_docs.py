@@ -15,11 +15,13 @@ from collectors.contract.catalogue import CATALOGUE
 from collectors.contract.topics import topic_specs
 from collectors.kit import plugins
 from collectors.kit.config import OTHER_VARIABLES, PREFIX, SettingsStruct, describe
+from collectors.slurm.settings import SlurmSettings
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [path for path in DOCS if "Made by deploy/make_docs.py" not in path.read_text()]
+_SETTINGS: tuple[type[SettingsStruct], ...] = (Settings, NodeSettings, SlurmSettings)
 UNIT = re.compile(r"_(w|mj|c|mhz|bytes)$")
 FRAME = {"temperature_c", "power_kw", "efficiency_gflops_w", "process_resident_memory_bytes"}
 """Of the live frame and of the agent's own page, which have names of their own."""
@@ -41,11 +43,13 @@ def test_every_metric_and_setting_has_its_row() -> None:
     assert metrics == [metric.name for metric in CATALOGUE]
     text = (ROOT / "docs" / "settings.md").read_text()
     settings = [row for row in re.findall(r"^\| `(\w+)`", text, re.MULTILINE) if row.islower()]
-    assert settings == [item.name for item in (*describe(Settings), *describe(NodeSettings))]
+    assert settings == [item.name for kind in _SETTINGS for item in describe(kind)]
 
 
 def test_every_setting_is_heeded() -> None:
-    for part, kind in (("pipeline", Settings), ("collectors/agent", NodeSettings)):
+    for part, kind in zip(
+        ("pipeline", "collectors/agent", "collectors/slurm"), _SETTINGS, strict=True
+    ):
         check_heeded(part, kind)
 
 
@@ -76,7 +80,7 @@ def test_commands_and_options_exist(path: Path) -> None:
 def test_what_is_in_code_marks_exists(path: Path) -> None:
     text = path.read_text()
     marked = set(re.findall(r"`([^`\n]+)`", text))
-    variables = {item.variable for item in (*describe(Settings), *describe(NodeSettings))}
+    variables = {item.variable for kind in _SETTINGS for item in describe(kind)}
     variables |= {PREFIX + other for other in OTHER_VARIABLES}
     assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)) <= variables
     topics = {spec.name for spec in topic_specs()}

@@ -1,0 +1,1 @@
+"""Allocations that somebody has in a table: what was held before Petawatch was there."""
