@@ -24,8 +24,10 @@ from pipeline.api import (
     problems,
     series_routes,
     silences_routes,
+    site_acts_routes,
     site_routes,
     usage_routes,
+    waste_routes,
 )
 from pipeline.api.auth import Access
 from pipeline.api.deps import Api, ApiDeps
@@ -42,11 +44,13 @@ frames. Errors are `application/problem+json`.
 _OPENAPI = "/api/v1/openapi.json"
 _PARTS = (
     live_routes,
+    site_acts_routes,
     site_routes,
     fleet_routes,
     series_routes,
     books_routes,
     usage_routes,
+    waste_routes,
     ops_routes,
     alerts_routes,
     silences_routes,
