@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import yardstick
 from collectors.agent.agent import Agent
 from collectors.agent.around import AgentSettings
 from collectors.contract.record import NodeRecord
@@ -61,6 +62,15 @@ class Result:
     rss_mb: float
     anonymous_mb: float
     first_record_s: float
+    yardstick_us_per_s: float
+    """CPU of the fixed work once a second, in a process beside the agent."""
+    yardstick_loop_us: float
+    """The same work with warm caches."""
+
+    @property
+    def yardsticks(self) -> float:
+        """CPU of the agent's process as a multiple of the fixed work's."""
+        return self.process_cpu_us_per_s / self.yardstick_us_per_s
 
 
 class _SteppedClock(SystemClock):
@@ -154,22 +164,28 @@ def _number(path: Path, key: str) -> int:
     return int(text.partition("\n" + key)[2].split()[0])
 
 
-def _process(url: str, folder: Path, seconds: float) -> tuple[_Usage, _Usage]:
-    """A real agent that sends every second, once it has settled and `seconds` later."""
+def _process(url: str, folder: Path, seconds: float) -> tuple[_Usage, _Usage, int]:
+    """A real agent that sends every second, once it has settled and `seconds` later; and what the
+    fixed work has taken meanwhile, in CPU ns."""
     command = [
         _PETAWATCH, "agent", "--bus", url, "--node", "bench", "--topic-prefix", _PREFIX,
         "--spool", folder / "spool.sqlite", "--metrics-port", "0",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=_installed(folder)) as process:
+    environ = _installed(folder)
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environ) as process,
+        yardstick.start() as fixed,
+    ):
         try:
             time.sleep(_SETTLED_S)
-            before = _usage(process.pid)
+            before, fixed_ns = _usage(process.pid), _usage(fixed.pid).cpu_ns
             time.sleep(seconds)
-            after = _usage(process.pid)
+            after, fixed_ns = _usage(process.pid), _usage(fixed.pid).cpu_ns - fixed_ns
         finally:
+            fixed.kill()
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
-    return before, after
+    return before, after, fixed_ns
 
 
 def _installed(folder: Path) -> dict[str, str]:
@@ -219,7 +235,7 @@ def measure(gpus: int, url: str, seconds: float) -> Result:
         target = asyncio.run(_topics(url, folder, create=True))
         first_s = min(_first_record_s(folder) for _ in range(4))
         try:
-            before, after = _process(target, folder, seconds)
+            before, after, fixed_ns = _process(target, folder, seconds)
         finally:
             asyncio.run(_topics(url, folder, create=False))
     return Result(
@@ -227,6 +243,7 @@ def measure(gpus: int, url: str, seconds: float) -> Result:
         round((after.cpu_ns - before.cpu_ns) / 1e3 / seconds, 1),
         round((after.wake_ups - before.wake_ups) / seconds, 1),
         after.threads, round(after.rss_mb, 1), round(after.anonymous_mb, 1), round(first_s, 2),
+        round(fixed_ns / 1e3 / seconds, 1), round(yardstick.in_a_loop_us(), 1),
     )  # fmt: skip
 
 
@@ -247,7 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{one.gpus} GPUs: {one.tick_cpu_us:,.0f} µs CPU per tick, {one.record_bytes:,} bytes; "
             f"process on {one.bus}: {one.process_cpu_us_per_s:,.0f} µs CPU per second, "
             f"{one.wake_ups_per_s:.0f} wake-ups, {one.threads} threads, {one.rss_mb:.1f} MB "
-            f"({one.anonymous_mb:.1f} anonymous), first record after {one.first_record_s:.2f} s"
+            f"({one.anonymous_mb:.1f} anonymous), first record after {one.first_record_s:.2f} s; "
+            f"{one.yardsticks:.2f} yardsticks of {one.yardstick_us_per_s:,.0f} µs "
+            f"({one.yardstick_loop_us:,.0f} in a loop)"
         )
 
 
