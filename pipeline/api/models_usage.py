@@ -157,3 +157,32 @@ class Efficiency(_Of):
     total: int
     offset: int
     rows: list[JobLine]
+
+
+class WasteRow(_Row):
+    """A GPU that was held and did nothing for a time; extremes over that time, null if absent."""
+
+    tenant: str
+    project: str
+    job: str
+    kind: Literal["idle", "hung", "cannot_tell"]
+    node: str
+    slot: str
+    model: str
+    origin: OriginName
+    from_us: int
+    to_us: int
+    minutes: int
+    idle_share: float | None
+    utilization_min: float | None
+    power_w_max: float | None
+    loaded_idle_w: float | None
+    missing: list[str]
+
+
+class Waste(_Of):
+    """Waste; `total` counts all that the filters let through."""
+
+    definition: str
+    total: int
+    rows: list[WasteRow]
