@@ -52,7 +52,10 @@ def own_id(run: Run, node: str) -> str:
 
 
 def run_of(claim: Allocation, runs: Iterable[Run]) -> Run | None:
-    """The run of a claim's job that was on its node when it was made; None where there is none."""
+    """The run of a claim's job that was on its node when it was made; None where there is none.
+
+    One that had begun goes before one that begins soon after.
+    """
     from_s, node = claim.from_us / 1e6, short(claim.subjects[0].node)
     fitting = [
         run
@@ -61,7 +64,10 @@ def run_of(claim: Allocation, runs: Iterable[Run]) -> Run | None:
         and (run.end_s is None or from_s < run.end_s + _LATE_S)
         and node in {short(one) for one in run.nodes}
     ]
-    return max(fitting, key=lambda run: run.start_s, default=None)
+    begun = [run for run in fitting if run.start_s <= from_s]
+    if begun:
+        return max(begun, key=lambda run: run.start_s)
+    return min(fitting, key=lambda run: run.start_s, default=None)
 
 
 def join(
