@@ -214,7 +214,13 @@ class Agent:
 
     def _seats(self) -> list[Seat]:
         return [
-            Seat(slot, known.labels.uuid, self._facts.number(slot), known.parent)
+            Seat(
+                slot,
+                known.labels.uuid,
+                self._facts.number(slot),
+                known.parent,
+                self._facts.profile(slot),
+            )
             for slot, known in self._slots
         ]
 

@@ -52,6 +52,11 @@ class FactsKeeper:
         fact = self._gpus.get(slot)
         return None if fact is None else fact.number
 
+    def profile(self, slot: int) -> str:
+        """`1g.10gb`, for a MIG instance; "" where it is none, or not known."""
+        fact = self._gpus.get(slot)
+        return "" if fact is None else fact.profile
+
     def due(
         self, slots: Slots, driver: str, missing: Mapping[str, str], spooled: int, dropped: int
     ) -> NodeFacts | None:

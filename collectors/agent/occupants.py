@@ -24,6 +24,7 @@ class Seat(NamedTuple):
     uuid: str
     number: int | None
     parent: int | None
+    profile: str = ""
 
 
 class Found(Protocol):

@@ -68,7 +68,9 @@ class Attributor:
         seen = {slot: Seen(PROCESS, holders) for slot, holders in shown.seats.items()}
         seen |= {slot: Seen(KUBERNETES, holders) for slot, holders in pods.items()}
         seen |= {slot: Seen(SLURM, holders) for slot, holders in mapped.items()}
-        allocations = self._claims.update(seen, held, shown.busy, self._over.poll(known))
+        allocations = self._claims.update(
+            seen, held, shown.busy, self._over.poll(known), self._places
+        )
         for part in (self._mappings, self._kubelet, self._processes, self._file):
             self._missing |= part.missing
         occupants = {slot: self._label(slot) for slot in self._claims.slots}

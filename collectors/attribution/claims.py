@@ -16,7 +16,8 @@ import msgspec
 from collectors.attribution.ended_jobs import Ended
 from collectors.attribution.holders import Holder
 from collectors.attribution.open_claims import ClaimFile, OpenClaim, Remembered
-from collectors.attribution.shares import PARTS, Use, weights
+from collectors.attribution.places import Place
+from collectors.attribution.shares import MIG_SLICES, PARTS, Use, of_instance, weights
 from collectors.contract.identity import slot_text
 from collectors.contract.topics import PRECEDENCE, Allocation, Subject
 from collectors.kit.clock import Clock
@@ -48,6 +49,7 @@ class Claims:
         self._node, self._clock, self._file, self._boot = node, clock, file, boot
         self._open: dict[int, list[OpenClaim]] = defaultdict(list)
         self._told: list[Allocation] = []
+        self._places: Mapping[int, Place] = {}
         self._ended: list[tuple[int, Allocation]] = []
         self._saved_us = self._weighed_us = self._polled_us = clock.monotonic_us()
         self._now_us = clock.wall_us()
@@ -66,7 +68,7 @@ class Claims:
                 self._end(claim, claim.missed_us)
             else:
                 self._open[claim.slot].append(claim)
-                self._told.append(claim.allocation)
+                self._told += [] if claim.covered else [claim.allocation]
 
     def on(self, slot: int) -> Sequence[Holder]:
         """Who holds a slot."""
@@ -87,14 +89,16 @@ class Claims:
         held: Collection[str],
         busy: Busy,
         over: Sequence[Ended] = (),
+        places: Mapping[int, Place] | None = None,
     ) -> list[Allocation]:
         """Takes one poll; returns what is new or changed.
 
         `held` are the kinds of source that cannot say anything now: their
         claims stay as they are, and nothing of lower rank takes their place.
-        `over` are jobs of which the end is known, whether they were seen or not.
+        `over` are jobs of which the end is known, whether they were seen or not;
+        `places` say of which GPU an instance is a part.
         """
-        self._now_us = self._clock.wall_us()
+        self._now_us, self._places = self._clock.wall_us(), places or {}
         for one in over:
             for slot in one.slots:
                 self._finish(slot, one)
@@ -146,22 +150,33 @@ class Claims:
     def _begin(self, slot: int, kind: str, holder: Holder) -> None:
         from_us = min(self._now_us, self._now_us if holder.start_us is None else holder.start_us)
         text = slot_text(slot)
+        place = self._places.get(slot)
+        parent = None if place is None else place.parent
+        slices = 0 if place is None or parent is None else place.slices
         allocation = Allocation(
             f"agent:{self._node}:{kind}",
             f"{holder.text}/{text}@{from_us // 1_000_000}",
             tenant=holder.tenant,
             project="",
             job=holder.name,
-            subjects=(Subject(self._node, (text,)),),
+            # The inventory has GPUs; an instance is some of its GPU's slices.
+            subjects=(Subject(self._node, (text if parent is None else slot_text(parent),)),),
             from_us=from_us,
             known_us=self._now_us,
             precedence=PRECEDENCE["process" if kind == PROCESS else "scheduler"],
             account=holder.account,
             user=holder.user,
             namespace=holder.namespace,
+            shared=slices > 0,
+            weight=slices * PARTS or 1,
+            parts=MIG_SLICES * PARTS if slices else 0,
         )
-        self._open[slot].append(OpenClaim(slot, kind, holder, allocation))
-        self._told.append(allocation)
+        covered = parent is not None and any(
+            one.kind == kind and holder.same_as(one.holder) for one in self._open.get(parent, ())
+        )
+        claim = OpenClaim(slot, kind, holder, allocation, slices=slices, covered=covered)
+        self._open[slot].append(claim)
+        self._tell(claim)
 
     def _finish(self, slot: int, over: Ended) -> None:
         """An end that an epilog told; of a job that no poll saw, the beginning with it."""
@@ -208,13 +223,15 @@ class Claims:
     def _end(self, claim: OpenClaim, time_us: int) -> None:
         """Never before its start, also where the clock was set back meanwhile."""
         self._tell(claim, to_us=max(claim.allocation.from_us, time_us))
-        self._ended.append((self._clock.monotonic_us(), claim.allocation))
+        if not claim.covered:
+            self._ended.append((self._clock.monotonic_us(), claim.allocation))
 
     def _tell(self, claim: OpenClaim, **changes: Any) -> None:
         claim.allocation = msgspec.structs.replace(
             claim.allocation, known_us=self._now_us, **changes
         )
-        self._told.append(claim.allocation)
+        if not claim.covered:
+            self._told.append(claim.allocation)
 
     def _weigh(self, busy: Busy) -> None:
         """Notes who used what of shared GPUs; a weight is told again hourly, and at an end.
@@ -237,6 +254,8 @@ class Claims:
         """Tells the weights of those who share a slot where one is `least` off what was told."""
         shared = [(claim, claim.use) for claim in claims if claim.use is not None]
         wanted = weights([use for _, use in shared])
+        if shared and shared[0][0].slices:
+            wanted = of_instance(shared[0][0].slices, wanted)
         told = [claim.allocation.weight for claim, _ in shared]
         off = [abs(one - other) for one, other in zip(_scaled(wanted), _scaled(told), strict=True)]
         if max(off, default=0) >= least:

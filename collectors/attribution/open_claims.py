@@ -29,6 +29,10 @@ class OpenClaim(msgspec.Struct):
     """When it was first not seen."""
     use: Use | None = None
     """What it used since it first shared the slot."""
+    slices: int = 0
+    """Of a MIG instance its compute slices; 0 for a whole GPU."""
+    covered: bool = False
+    """Whether its holder has the whole GPU, so that nothing is told of the instance."""
 
 
 class Remembered(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from collectors.contract.identity import parse_slot, unpack_slot
 _OLD_MIG = re.compile(r"MIG-(?P<gpu>GPU-[0-9a-fA-F-]+)/(?P<gi>\d{1,3})/(?P<ci>\d{1,3})")
 _GKE = re.compile(r"nvidia(?P<gpu>\d{1,4})(?:/gi(?P<gi>\d{1,3}))?(?:/vgpu\d+)?")
 _NUMBER = re.compile(r"(?P<gpu>\d{1,4})(?:\.(?P<gi>\d{1,3}))?")
+_PROFILE = re.compile(r"(?:(?P<c>[1-7])c\.)?(?P<g>[1-7])g\.")
 _PART = re.compile(r"(?P<gi>\d{1,3})(?:/(?P<ci>\d{1,3}))?")
 
 
@@ -24,6 +25,14 @@ class Place(NamedTuple):
     """As in `/dev/nvidiaN`, which schedulers use; None for an instance."""
     parent: int | None
     """The packed slot of the GPU that an instance is a part of."""
+    profile: str = ""
+    """`1g.10gb`, or `1c.2g.20gb` for a part of such an instance."""
+
+    @property
+    def slices(self) -> int:
+        """How many of the GPU's seven compute slices it has; 1 where its profile does not say."""
+        match = _PROFILE.match(self.profile)
+        return 1 if match is None else int(match["c"] or match["g"])
 
 
 class Places:

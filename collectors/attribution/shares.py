@@ -8,6 +8,9 @@ from dataclasses import dataclass
 PARTS = 1_000
 """A GPU is divided into so many; rounding is corrected at the largest share."""
 
+MIG_SLICES = 7
+"""Compute slices of a GPU that MIG divides, whatever the profiles in use."""
+
 
 @dataclass(slots=True)
 class Use:
@@ -24,6 +27,15 @@ class Use:
             self.unmeasured = True
         else:
             self.busy_us += max(0.0, min(1.0, ratio)) * elapsed_us
+
+
+def of_instance(slices: int, shares: Sequence[int]) -> list[int]:
+    """Weights in parts of the GPU, MIG_SLICES × PARTS, of those who share an instance with so many
+    slices; their sum is the instance's."""
+    whole = slices * PARTS
+    given = [max(1, whole * share // sum(shares)) for share in shares]
+    given[given.index(max(given))] += whole - sum(given)
+    return given
 
 
 def weights(uses: Sequence[Use]) -> list[int]:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from attribution_world import BOOT, GPUS, SLOTS, TEXTS, World, iso, on
+from attribution_world import BOOT, GPUS, SLOTS, TEXTS, World, instances, iso, on
 from hypothesis import given
 from hypothesis import strategies as st
 from manual_clock import ManualClock
@@ -15,9 +15,13 @@ from manual_clock import ManualClock
 from collectors.attribution.claims import KUBERNETES, PROCESS, RANK, SLURM, Claims, Seen
 from collectors.attribution.holders import Holder
 from collectors.attribution.open_claims import ClaimFile
-from collectors.attribution.shares import PARTS, Use, weights
+from collectors.attribution.shares import PARTS, Use, of_instance, weights
+from collectors.contract.inventory import InstalledNode, Inventory
+from collectors.contract.source import GpuProcess
 from collectors.contract.topics import Allocation
 from pipeline.books.claims import Owner, Sharers, claims_of, ownership
+from pipeline.books.ledger import compute_hours
+from pipeline.series.columns import concat_parts
 
 JOB = "0::/system.slice/slurmstepd.scope/job_{}/step_0/user/task_0"
 S = 1_000_000
@@ -314,3 +318,53 @@ def test_a_memory_reads_back_whole(tmp_path: Path):
     assert (left.boot, left.seen_us) == (BOOT, clock.wall)
     assert [one.holder for one in left.claims] == seats[SLOTS[0]].holders
     assert [one.use and one.use.busy_us for one in left.claims] == [30 * S, 0]
+
+
+def test_an_instance_is_some_of_its_gpu_s_slices_in_the_ledger(world: World):
+    """The inventory has GPUs alone; what nobody has of a divided one is unallocated."""
+    parts = [
+        place._replace(profile=profile)
+        for place, profile in zip(
+            instances(2, 1, 5, 6), ("3g.40gb", "1c.2g.20gb", "odd"), strict=True
+        )
+    ]
+    world.places += parts
+    for pid, key in ((10, 7), (11, 8), (12, 9), (13, 7)):
+        world.process(pid, JOB.format(key))
+    shown = [GpuProcess(one.slot, 10 + index) for index, one in enumerate(parts)]
+    # Job 7 has the whole of another GPU too, which is told once.
+    found = world.poll(*shown, on(3, 13))
+    assert found.occupants[parts[1].slot] == "slurm:8"
+    told = [one for one in world.told.values() if one.subjects[0].slots == (TEXTS[2],)]
+    assert {one.job: (one.weight, one.parts) for one in told} == {
+        "7": (3 * PARTS, 7 * PARTS), "8": (PARTS, 7 * PARTS), "9": (PARTS, 7 * PARTS),
+    }  # fmt: skip
+    hour = max(one.from_us for one in told) // 3_600_000_000 + 1
+    node = InstalledNode("n1", "h", "r", "H800-SXM", (SLOTS[2],), 1.0)
+    site = Inventory("t", "T", "UTC", "FP16", "dense", "boost clock", (node,))
+    claims = {"n1": [claim for one in world.told.values() for claim in claims_of(one)]}
+    rows = compute_hours(concat_parts([]), claims, site, range(hour, hour + 1), ["n1"]).by_key()
+    shares = {(key[3], key[6]): row["unobserved_us"] for key, row in rows.items()}
+    assert sum(shares.values()) == 3_600_000_000
+    assert {key: round(us * 7 / 3_600_000_000) for key, us in shares.items()} == {
+        ("tenant", "7"): 3, ("tenant", "8"): 1, ("tenant", "9"): 1, ("unallocated", ""): 2,
+    }  # fmt: skip
+
+
+def test_who_has_a_whole_divided_gpu_has_it_once(world: World):
+    world.places += instances(1, 3, 4)
+    world.record("a", gpu=1, job="8")
+    found = world.poll()
+    assert len(found.occupants) == 3
+    (claim,) = world.told.values()
+    assert (claim.subjects[0].slots, claim.shared, claim.parts) == ((TEXTS[1],), False, 0)
+    world.start()
+    assert len(world.poll().occupants) == 3
+    assert len(world.told) == 1
+
+
+@given(st.integers(1, 7), st.lists(st.integers(1, PARTS), min_size=1, max_size=9))
+def test_those_on_one_instance_have_it_between_them(slices: int, shares: list[int]):
+    given_ = of_instance(slices, shares)
+    assert sum(given_) == slices * PARTS
+    assert min(given_) >= 1
