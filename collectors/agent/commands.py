@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from collectors.agent.memory import one_arena
 from collectors.agent.node_agent import NodeAgent, Receivers
 from collectors.agent.producers import open_producer
 from collectors.agent.render import allocation_line, event_line, facts_line, record_line
@@ -92,6 +93,7 @@ def agent_settings(file: Path | None, options: Mapping[str, object]) -> NodeSett
 
 def _read(settings: NodeSettings, bus: str | None, *, once: bool) -> None:
     """This node's GPUs."""
+    one_arena()
     clock = SystemClock()
     producer = None if bus is None else open_producer(bus)
     backend = make_backend(settings.backend, clock, settings.interval_s)

@@ -51,6 +51,8 @@ class Gate:
 
     def wait_open(self, timeout_s: float) -> bool:
         """Waits while it is shut; whether it is open."""
+        if not self._shut:
+            return True
         with self._changed:
             return self._changed.wait_for(lambda: not self._shut, timeout_s)
 
