@@ -36,6 +36,7 @@ HELP = {
     "serve": "Answers people: API and pages.",
     "simulate": "Sends a simulated centre, or writes its records to a file.",
     "up": "Runs everything in one process and shows it in the browser.",
+    "usage": "Says who used what, out of the ledger.",
     "watch-slurm": "Tells the ledger which Slurm job has which GPUs.",
     "why": "Says who owned a GPU at a time, by which record, and what lost against it.",
 }

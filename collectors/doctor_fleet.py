@@ -85,6 +85,14 @@ def token() -> str | None:
 
 def ask(url: str, path: str, secret: str | None) -> Any:
     """The JSON of a GET.  Raises FleetAwayError with what to do."""
+    try:
+        return json.loads(fetch(url, path, secret))
+    except ValueError as error:
+        raise FleetAwayError(f"{url} does not answer as Petawatch: {error}") from error
+
+
+def fetch(url: str, path: str, secret: str | None) -> bytes:
+    """The body of a GET.  Raises FleetAwayError with what to do."""
     place = urlsplit(url)
     if place.scheme not in {"http", "https"} or not place.hostname:
         raise FleetAwayError(f"--url: write http://HOST:PORT, not {url!r}")
@@ -97,14 +105,23 @@ def ask(url: str, path: str, secret: str | None) -> Any:
         request.add_unredirected_header("Authorization", f"Bearer {secret}")
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return json.loads(answer.read(_MAX_BYTES))
+            return answer.read(_MAX_BYTES)
     except urllib.error.HTTPError as error:
+        todo = f" Set {_TOKEN}, or {_TOKEN}_FILE." if error.code == 401 else _detail(error)
         error.close()
-        todo = f" Set {_TOKEN}, or {_TOKEN}_FILE." if error.code == 401 else ""
         raise FleetAwayError(f"{url} answers with status {error.code}.{todo}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise FleetAwayError(f"{url} does not answer as Petawatch: {reason}") from error
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """What the API says is wrong with the question, where it says anything."""
+    try:
+        problem: Any = json.loads(error.read(100_000))
+        return f" {problem['detail']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def gather(url: str) -> tuple[list[NodeSeen], dict[str, int]]:
