@@ -53,7 +53,7 @@ def owner_timeline(
     if until_us is not None:
         high = max(low, min(high, until_us))
     cuts = {low, high, *(hour * HOUR_US for hour in hours if hour * HOUR_US < high)}
-    bounds = [*installed, *((claim.from_us, claim.to_us) for claim in claims)]
+    bounds = [*installed, *((claim.begins_us, claim.to_us) for claim in claims)]
     for pair in bounds:
         cuts.update(cut for cut in pair if cut is not None and low < cut < high)
     out: list[Held] = []
@@ -74,7 +74,7 @@ def _order(claim: Claim) -> tuple[int, int, str, str]:
 def owner_at(claims: Iterable[Claim], time_us: int) -> Owner | Together:
     """Maintenance beats all; else the greatest by (precedence, from, source, id), which takes in
     others of its precedence when it and they are shared."""
-    holding = [claim for claim in claims if _within(time_us, (claim.from_us, claim.to_us))]
+    holding = [claim for claim in claims if _within(time_us, (claim.begins_us, claim.to_us))]
     if not holding:
         return NOBODY
     if any(claim.kind == "maintenance" for claim in holding):

@@ -20,7 +20,7 @@ from collectors.simulator.plain import (
     MinuteKey,
     read_record,
 )
-from collectors.simulator.plain_claims import Claim, read_claim
+from collectors.simulator.plain_claims import Claim, corrected, named, read_claim, read_rules
 
 _FUTURE_US = 60_000_000
 _ANCIENT_US = 72 * HOUR_US
@@ -32,8 +32,10 @@ class Oracle:
     Records may repeat; of allocations the last of a (source, id) counts.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, tenants: str = "") -> None:
+        """`tenants` is the text of a tenants file."""
         self._inventory = inventory
+        self._rules = read_rules(tenants, inventory.time_zone)
         self._kept = KeptPoints()
         self._claims: dict[tuple[str, str], Claim] = {}
         self._seen: dict[str, set[tuple[int, int]]] = {}
@@ -96,8 +98,11 @@ class Oracle:
 
     def _claims_by_node(self) -> dict[str, list[Claim]]:
         out: dict[str, list[Claim]] = {}
-        for claim in self._claims.values():
-            if not claim.deleted:
+        void = corrected(self._claims.values())
+        for told in self._claims.values():
+            if told.deleted or (told.source, told.id) in void:
+                continue
+            for claim in named(told, self._rules):
                 for node in claim.subjects:
                     out.setdefault(node, []).append(claim)
         return out
