@@ -5,6 +5,9 @@ for thousands, cost it more than the record does.  What is sent here bears the
 producer's id and the partition's next sequence number, which goes on only when
 the broker has acknowledged it.  After anything else the usual way sends the
 record again under the same number, and the broker knows one that it has.
+
+It is pressed with LZ4: Zstandard makes it a quarter smaller, and costs a node's
+cold caches four times as much as making the whole batch.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
+import cramjam
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from collectors.contract.bus import ARRIVAL_HEADER, Message
@@ -28,7 +33,14 @@ _PRODUCE, _OLDEST, _NEWEST = 0, 3, 7
 _GROUP = ConnectionGroup.DEFAULT
 _ALL_REPLICAS = -1
 _NO_TRANSACTION = -1
-_RECORD_FORMAT, _ZSTD = 2, 4
+_RECORD_FORMAT, _PLAIN, _LZ4, _ZSTD = 2, 0, 3, 4
+_ATTRIBUTES_AT, _COUNTS_AT, _RECORDS_AT = 21, 23, 61
+"""Of a batch: first its place (8 bytes), length (4), epoch and format (5) and check sum (4) over
+what follows; then attributes (2), counts and times, records."""
+_LENGTH_AT, _EPOCH_AT, _SUM_AT = 8, 12, 17
+_FRAME = bytes.fromhex("04224d18604082")
+"""An LZ4 frame's head: blocks of 64 KiB at most that stand alone, without check sums."""
+_BLOCK, _SPARE = 2**16, 1024
 _PARTS = ("_txn_manager", "client")
 _CLIENT_PARTS = ("_conns", "_client_id", "cluster")
 _SEQUENCE_PARTS = (
@@ -61,6 +73,21 @@ def fill(batch: Any, messages: Sequence[Message]) -> bool:
         if added is None:
             return False
     return True
+
+
+def pressed(batch: bytes) -> bytes:
+    """A plain batch of up to 64 KiB of records as one with LZ4; as it is where that gains nothing."""
+    records = batch[_RECORDS_AT:]
+    block = bytes(cramjam.lz4.compress_block(records, store_size=False))
+    frame = b"".join((_FRAME, len(block).to_bytes(4, "little"), block, bytes(4)))
+    if len(frame) >= len(records):
+        return batch
+    tail = b"".join((_LZ4.to_bytes(2, "big"), batch[_COUNTS_AT:_RECORDS_AT], frame))
+    length = len(tail) + _ATTRIBUTES_AT - _EPOCH_AT
+    return b"".join((
+        batch[:_LENGTH_AT], length.to_bytes(4, "big"), batch[_EPOCH_AT:_SUM_AT],
+        calc_crc32c(tail).to_bytes(4, "big"), tail,
+    ))  # fmt: skip
 
 
 class _Correlated(NamedTuple):
@@ -148,12 +175,14 @@ class DirectWay:
 
     def _batch(self, target: TopicPartition, message: Message) -> bytes:
         sequences = self._sequences
+        small = len(message.key) + len(message.value) < _BLOCK - _SPARE
         builder = DefaultRecordBatchBuilder(
-            _RECORD_FORMAT, _ZSTD, 0, sequences.producer_id, sequences.producer_epoch,
+            _RECORD_FORMAT, _PLAIN if small else _ZSTD, 0, sequences.producer_id, sequences.producer_epoch,
             sequences.sequence_number(target), 2**31 - 1,
         )  # fmt: skip
         builder.append(0, None, message.key, message.value, _headers(message))
-        return bytes(builder.build())
+        batch = bytes(builder.build())
+        return pressed(batch) if small else batch
 
     def _ask(self, connection: Any, target: TopicPartition, batch: bytes) -> asyncio.Future[int]:
         """Writes the request; its answer is the partition's error code."""
