@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -61,14 +62,18 @@ class ApiClient:
         answer = await self.get("/events", node=node, limit=str(limit))
         return cast("dict[str, Any]", answer)
 
+    async def incident(self, name: str) -> dict[str, Any]:
+        """An incident with its alerts, comments, deliveries and acts."""
+        return cast("dict[str, Any]", await self.get(f"/incidents/{quote(name, safe='')}"))
+
     async def series(
-        self, node: str, metrics: Sequence[str], start: str, end: str
+        self, node: str, metrics: Sequence[str], start: str, end: str, resolution: str = "auto"
     ) -> dict[str, Any]:
-        """The node's series of `metrics` in [start, end), at a resolution the API picks."""
+        """The node's series of `metrics` in [start, end), by itself at a resolution the API picks."""
         answer = await self.get(
             "/series",
             **{"node": node, "metric": list(metrics), "from": start, "to": end},
-            resolution="auto",
+            resolution=resolution,
         )
         return cast("dict[str, Any]", answer)
 

@@ -8,6 +8,7 @@ route and its process-wide notion of "the app" never come into play.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +18,18 @@ from dash.development.base_component import Component
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dashboard.alerts_page import alerts_page
 from dashboard.api_client import ApiClient
+from dashboard.incident_callbacks import add_incident_callbacks
+from dashboard.incident_page import incident_page, runbook_page
 from dashboard.live_page import live_page
 from dashboard.node_callbacks import add_node_callbacks
 from dashboard.node_page import node_list_page, node_page, trouble
-from dashboard.shell import index_string, shell
+from dashboard.shell import PAGES, index_string, shell
 from dashboard.static import Squeezed, StaticFiles
 
-_LAZY = ("async-graph",)
-_PAGE = re.compile(r"/nodes(/[^/]*)?/?")
+_LAZY = ("async-graph", "async-markdown")
+_PAGE = re.compile(r"/(nodes|alerts|runbooks)(/[^/]*)?/?")
 _SCRIPT = re.compile(r'src="(/_dash-component-suites/[^"]+)"')
 
 
@@ -43,6 +47,7 @@ def create_pages(server: FastAPI, *, api_base: str, client: httpx.AsyncClient) -
     api = ApiClient(client, api_base)
     _add_router(dash, api)
     add_node_callbacks(dash, api)
+    add_incident_callbacks(dash, api)
     server.mount("/static", files, name="petawatch-static")
     server.mount("", Squeezed(_OneDocument(pages)), name="petawatch-pages")
 
@@ -110,21 +115,39 @@ def _dash(pages: FastAPI, files: StaticFiles) -> Dash:
 
 
 def _add_router(dash: Any, api: ApiClient) -> None:
+    keys = [title.lower() for title, _ in PAGES]
+
     @dash.callback(
         Output("pw-page", "children"),
-        *[Output(f"pw-nav-{key}", "className") for key in ("live", "nodes")],
+        *[Output(f"pw-nav-{key}", "className") for key in keys],
         Input("pw-url", "pathname"),
     )
-    async def show_page(path: str | None) -> tuple[Component, str, str]:  # pyright: ignore[reportUnusedFunction]
+    async def show_page(path: str | None) -> tuple[Any, ...]:  # pyright: ignore[reportUnusedFunction]
         here = (path or "/").rstrip("/") or "/"
-        plain, current = "pw-nav-link", "pw-nav-link pw-nav-current"
-        if here == "/":
-            return live_page(), current, plain
-        if here == "/nodes":
-            return node_list_page(), plain, current
-        if here.startswith("/nodes/"):
-            return await node_page(api, here.removeprefix("/nodes/")), plain, current
-        return html.Div(trouble("There is no page at this address.")), plain, plain
+        page, current = await _page(api, here)
+        names = ["pw-nav-link pw-nav-current" if key == current else "pw-nav-link" for key in keys]
+        return page, *names
+
+
+async def _page(api: ApiClient, here: str) -> tuple[Component, str]:
+    """The page at an address, and which entry of the navigation it belongs to."""
+    whole: dict[str, tuple[Callable[[], Component], str]] = {
+        "/": (live_page, "live"),
+        "/nodes": (node_list_page, "nodes"),
+        "/alerts": (alerts_page, "alerts"),
+    }
+    if here in whole:
+        make, current = whole[here]
+        return make(), current
+    named: dict[str, tuple[Callable[[ApiClient, str], Awaitable[Component]], str]] = {
+        "/nodes/": (node_page, "nodes"),
+        "/alerts/": (incident_page, "alerts"),
+        "/runbooks/": (runbook_page, "alerts"),
+    }
+    for prefix, (ask, current) in named.items():
+        if here.startswith(prefix):
+            return await ask(api, here.removeprefix(prefix)), current
+    return html.Div(trouble("There is no page at this address.")), ""
 
 
 class _OneDocument:

@@ -1,5 +1,6 @@
 // The header of every page: state pill, origin, clocks, theme; feeds the Live page.
 
+import { AlertsView, IncidentView } from "./alerts.js";
 import { Feed } from "./feed.js";
 import { LiveView } from "./live.js";
 import { NodeView } from "./node.js";
@@ -87,7 +88,7 @@ function switchTheme() {
   }
 }
 
-const VIEWS = { "pw-live": LiveView, "pw-node": NodeView, "pw-nodes": NodesView };
+const VIEWS = { "pw-live": LiveView, "pw-node": NodeView, "pw-nodes": NodesView, "pw-alerts": AlertsView, "pw-incident": IncidentView };
 
 // Dash swaps pages inside #pw-page: the view follows what is there.
 function followPage() {

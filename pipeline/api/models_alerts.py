@@ -119,3 +119,10 @@ class Firing(BaseModel):
     """Alerts that fire now, incident or not."""
 
     alerts: list[dict[str, Any]]
+
+
+class Runbook(BaseModel):
+    """A runbook's text in Markdown."""
+
+    name: str
+    text: str

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -20,6 +23,10 @@ from pipeline.api.ranges import parse_time, time_text
 from pipeline.books.acts import Act, Audited, read_audit
 from pipeline.notify.quiet import SILENCE_FIELDS
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ROOT = Path(__file__).resolve().parents[2]
+_RUNBOOKS = (_ROOT / "pipeline" / "runbooks", _ROOT / "docs" / "runbooks")
+"""In an installed package, and in a checkout."""
 router = APIRouter(prefix="/api/v1", tags=["alerts"])
 
 
@@ -100,3 +107,23 @@ async def audit(
         return read_audit(connection, subject=subject, limit=limit)
 
     return json_response({"acts": [act_row(one) for one in await books_of(api).ask(ask)]})
+
+
+@router.get("/runbooks/{name}", response_model=models.Runbook, summary="A runbook")
+async def runbook(name: str) -> Response:
+    """Its text in Markdown, as it is shipped."""
+    text = await asyncio.to_thread(runbook_text, name)
+    if text is None:
+        raise ProblemError(404, f"No runbook is called {name!r}.")
+    return json_response({"name": name, "text": text})
+
+
+def runbook_text(name: str) -> str | None:
+    """A shipped runbook; None where there is none of that name."""
+    if not _NAME.fullmatch(name):
+        return None
+    for folder in _RUNBOOKS:
+        path = folder / f"{name}.md"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    return None

@@ -32,6 +32,11 @@ STORM_US = 120_000_000
 MOST_MEMBERS = 100
 _MOST_ALERTS = 20_000
 """Of one incident's alerts kept; what is beyond is a member by number alone."""
+_WORDS = {
+    "hw": "hardware", "sw": "software", "gpu": "GPU", "xid": "XID", "ecc": "ECC",
+    "nvlink": "NVLink", "pcie": "PCIe", "hbm": "HBM",
+}  # fmt: skip
+"""As people write them."""
 _OF_THE_BUILDING = frozenset(("thermal", "power", "lost"))
 
 
@@ -269,7 +274,14 @@ def _members(alerts: Sequence[Alert], resolved_us: dict[str, int]) -> list[Membe
 
 
 def _title(subject: Subject, lead: Alert, gpus: int) -> str:
-    what = (lead.cause or lead.rule).replace("_", " ")
-    place = f"{subject.scope} {subject.name}" if subject.scope != "gpu" else subject.name
+    what = " ".join(_WORDS.get(word, word) for word in (lead.cause or lead.rule).split("_"))
     many = f", {gpus} GPUs" if gpus > 1 else ""
-    return f"{place[:1].upper()}{place[1:]}: {what}{many}"
+    return f"{_place_words(subject)}: {what}{many}"
+
+
+def _place_words(subject: Subject) -> str:
+    if subject.scope == "rack":
+        return f"Rack {subject.rack} ({subject.hall})"
+    if subject.scope == "gpu":
+        return subject.name
+    return f"{subject.scope.capitalize()} {subject.name}"

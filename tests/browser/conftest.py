@@ -71,6 +71,7 @@ def fleet(served: tuple[FakeFleet, str]) -> Iterator[FakeFleet]:
     """The fleet, healthy at the start of each test."""
     fleet, _ = served
     fleet.variant, fleet.silent = "live", False
+    fleet.alerts.reset()
     yield fleet
     fleet.variant, fleet.silent = "live", False
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import httpx
 import numpy as np
+from fake_alerts import routes
 from fake_fleet import GPUS, FakeFleet, iso, layout, node_name
 from fastapi import FastAPI, HTTPException, Query, WebSocket, WebSocketDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -177,6 +178,7 @@ def create_app(fleet: FakeFleet) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     app.add_middleware(_Policy)
     _add_routes(app, fleet)
+    app.include_router(routes(fleet.alerts))
     client.append(
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://pages")
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from fake_alerts import FakeAlerts
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -58,6 +59,7 @@ class FakeFleet:
         self.variant = "live"
         self.silent = False
         self.closing = False
+        self.alerts = FakeAlerts()
         self.frame = 0
         self.queues: set[asyncio.Queue[bytes]] = set()
         random = np.random.default_rng(7)

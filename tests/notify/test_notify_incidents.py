@@ -82,7 +82,7 @@ def test_a_rack_of_64_is_one_incident_and_two_messages() -> None:
     assert (incident.gpus, incident.pflops, incident.member_count) == (64, 64.0, 65)
     assert incident.tenants == ("t0", "t1", "t2")
     assert incident.resolved_us == _T0 + 300 * _S + SETTLE_US
-    assert incident.title == "Rack A/r1: rack cooling, 64 GPUs"
+    assert incident.title == "Rack r1 (A): rack cooling, 64 GPUs"
 
 
 def test_two_faults_in_one_rack_an_hour_apart_are_two_incidents() -> None:
