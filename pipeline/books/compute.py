@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -104,27 +104,30 @@ class Computer:
         if len(agenda.hours()) > 1:
             await self._look_ahead(agenda, inventory)
         stamp = HourStamp(until_us, final_before_us, self._clock.wall_us())
-        models, zone = Models(inventory), ZoneInfo(inventory.time_zone)
+        zone = ZoneInfo(inventory.time_zone)
+        frame = _Job(first, inventory, Models(inventory), zone, {}, stamp)
+        await self._all(agenda, frame, tenants)
+        await self._database.write(lambda one: progress.make_final(one, final_before_us))
 
-        async def job(hour: int) -> _Job:
-            claims = await self._database.read(
-                lambda one: versions.claims_between(
-                    one, hour * HOUR_US, (hour + 1) * HOUR_US, tenants=tenants
-                )
-            )
-            return _Job(hour, inventory, models, zone, claims, stamp)
-
+    async def _all(self, agenda: Agenda, frame: _Job, tenants: Tenants) -> None:
+        """All hours of an agenda, then those beside them whose segments changed with theirs."""
         follow: Follow = defaultdict(set)
         for hour in agenda.hours():
             changed = agenda.changed.get(hour, set())
             nodes = changed | agenda.extended.get(hour, set())
-            await self._hour(await job(hour), nodes, changed, follow)
+            await self._hour(await self._job(frame, hour, tenants), nodes, changed, follow)
         ledger = await self._database.read(progress.ledger_hours)
         for hour in sorted(hour for hour in follow if hour in ledger):
             done = agenda.changed.get(hour, set()) | agenda.extended.get(hour, set())
-            nodes = (follow[hour] - done) & roster(inventory, hour)
-            await self._hour(await job(hour), nodes, set(), follow={})
-        await self._database.write(lambda one: progress.make_final(one, final_before_us))
+            nodes = (follow[hour] - done) & roster(frame.inventory, hour)
+            await self._hour(await self._job(frame, hour, tenants), nodes, set(), follow={})
+
+    async def _job(self, frame: _Job, hour: int, tenants: Tenants) -> _Job:
+        low, high = hour * HOUR_US, (hour + 1) * HOUR_US
+        claims = await self._database.read(
+            lambda one: versions.claims_between(one, low, high, tenants=tenants)
+        )
+        return replace(frame, hour=hour, claims=claims)
 
     async def _look_ahead(self, agenda: Agenda, inventory: Inventory) -> None:
         """Learns the spans of all that changed before any of it is computed: an hour must know
