@@ -18,10 +18,10 @@ SERVICES = $(PYTHON) deploy/services/services.py
 # Runs what follows it beside the real services, which are fetched or built where that can
 # be done (once; what cannot is named), and stops them unless they ran before.
 WITH_SERVICES = before=$$($(SERVICES) status | grep -c ' answers at '); \
-	$(SERVICES) start --install >/dev/null || true; \
+	$(SERVICES) start --install --kafka --influx --postgres >/dev/null || true; \
 	run() { "$$@"; status=$$?; [ "$$before" != 0 ] || $(SERVICES) stop; return $$status; }; run
 
-.PHONY: help run test lint quick stack browser services services-stop bench docs lock clean python
+.PHONY: help run test lint quick stack chaos browser services services-stop bench docs lock clean python
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,10 @@ quick: $(DEV_STAMP) ## Tests that need nothing but Python, without the longest
 
 stack: $(TOOLS_STAMP) ## Tests on a real Kafka and a real InfluxDB
 	@$(WITH_SERVICES) $(BIN)/pytest -m stack $(ARGS)
+
+chaos: $(TOOLS_STAMP) ## Kills everything for a simulated day and compares the ledger (ARGS=)
+	@$(WITH_SERVICES) $(BIN)/python tests/chaos/chaos.py $(ARGS)
+	@$(WITH_SERVICES) $(BIN)/pytest tests/chaos/test_chaos_agents.py
 
 browser: $(TOOLS_STAMP) ## Tests in a real Chromium
 	$(BIN)/pytest -m browser $(ARGS)

@@ -34,6 +34,8 @@ from pipeline.store.intake import Intake, Snapshot, refused_letters
 from pipeline.store.validate import TimeRules
 
 _log = logging.getLogger(__name__)
+FEWEST = 500
+"""Records of a fetch at least: less is taken in after the group has gone on without this worker."""
 MOST_RAW = 200_000
 """Raw samples in memory above which they are written before the flush is due."""
 
@@ -71,6 +73,7 @@ class StoreWorker:
         self._lock = asyncio.Lock()
         self._intake = self._new_intake()
         self._flushed_us = clock.monotonic_us()
+        self._fetch_records = options.fetch_records
         self._started = False
 
     def _new_intake(self) -> Intake:
@@ -96,7 +99,7 @@ class StoreWorker:
     async def _turn(self) -> None:
         wait_s = max(0.01, min(0.5, self._due_s()))
         try:
-            chunks = await self._consumer.fetch(wait_s, self._options.fetch_records)
+            chunks = await self._consumer.fetch(wait_s, self._fetch_records)
         except BusUnavailableError:
             self._board.add("bus_unavailable")
             await self._clock.sleep(0.5)
@@ -107,7 +110,9 @@ class StoreWorker:
                 # The partitions went or came anew while this waited: the
                 # group's committed offsets hold, and these come again.
                 return
-            self._board.add("gpu_samples", self._intake.take_in(chunks))
+            # In a thread, so that this member of the group is heard of meanwhile.
+            samples = await asyncio.to_thread(self._intake.take_in, chunks)
+            self._board.add("gpu_samples", samples)
             if self._due_s() <= 0 or self._intake.full:
                 await self._flush()
             elif self._intake.raw_rows > MOST_RAW:
@@ -150,7 +155,10 @@ class StoreWorker:
             _log.warning("commit_fenced partitions=%d", len(snapshot.offsets))
             self._board.add("commits_fenced")
             self._intake = self._new_intake()
+            # What took too long is done in smaller steps, or it would be begun for ever.
+            self._fetch_records = max(FEWEST, self._fetch_records // 2)
             return
+        self._fetch_records = min(self._options.fetch_records, 2 * self._fetch_records)
         if self._intake.full:
             self._intake.let_go()
         await self._report(snapshot, result)

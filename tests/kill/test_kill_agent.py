@@ -243,6 +243,7 @@ async def check_ledger(
         first, last = (one.counters["energy_mj"][index] for one in (ordered[0], ordered[-1]))
         assert sum(row["energy_mj"] for row in rows) == last - first
         elapsed_us = ordered[-1].time_us - ordered[0].time_us
-        assert abs(last - first - elapsed_us * POWER_W[index] // 1000) < POWER_W[index] * 1000
+        # A busy machine reads the counter some time after the record's own.
+        assert last - first == pytest.approx(elapsed_us * POWER_W[index] / 1000, rel=0.05)
     dead_us = (ordered[-1].time_us - ordered[0].time_us) - spans_us(found)
     assert dead_us > 2.5 * SPEED * 1e6

@@ -1,0 +1,126 @@
+"""Processes that are killed, stopped and started again, each as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from chaos_disk import Disk
+
+ROOT = Path(__file__).parents[2]
+_SERVICES = ROOT / "deploy" / "services" / "services.py"
+
+
+class Target:
+    """One process; `kind` is what it is counted as."""
+
+    def __init__(
+        self, name: str, kind: str, command: Sequence[str], log: Path, env: Mapping[str, str]
+    ) -> None:
+        self.name, self.kind = name, kind
+        self._command, self._log = list(command), log
+        self._env = dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, unless it runs."""
+        if self.alive:
+            return
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs (or is stopped)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The one that was started last."""
+        assert self._process is not None
+        return self._process
+
+    def signal(self, number: int) -> None:
+        """Sends a signal; nothing where it has ended."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; kills what does not end in time.  Returns the exit status."""
+        if self._process is None:
+            return 0
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -9
+
+    def log_end(self, characters: int = 2_000) -> str:
+        """The end of what it said."""
+        return self._log.read_text(errors="replace")[-characters:] if self._log.exists() else ""
+
+
+class Services:
+    """A Kafka and an InfluxDB of this run's own: nothing that others use is touched.
+
+    Raises MissingServicesError where they cannot be started from what is cached.
+    """
+
+    def __init__(self, folder: Path, disks: Mapping[str, Disk]) -> None:
+        shared = Path(os.environ.get("PETAWATCH_CACHE") or Path.home() / ".cache" / "petawatch")
+        self._folder, self._cache = folder, folder / "cache"
+        self._cache.mkdir(parents=True)
+        for part in (*shared.glob("kafka-*"), *shared.glob("influxd-*")):
+            (self._cache / part.name).symlink_to(part)
+        self._env = {**os.environ, "PETAWATCH_CACHE": str(self._cache)}
+        self._env |= {"PETAWATCH_BUS": "", "PETAWATCH_STORE": ""}
+        self.settings: dict[str, str] = {}
+        self.targets: list[Target] = []
+        for name, kind in (("kafka", "broker"), ("influx", "database")):
+            self._start(name, kind, disks[name].folder)
+
+    def _start(self, name: str, kind: str, data: Path) -> None:
+        command = [
+            sys.executable,
+            str(_SERVICES),
+            "start",
+            "--cached",
+            f"--{name}",
+            "--dir",
+            str(data),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=self._env, check=False)
+        if done.returncode != 0:
+            raise MissingServicesError(done.stderr.strip())
+        lines = [line.partition("=") for line in done.stdout.splitlines()]
+        self.settings |= {key: value for key, mark, value in lines if mark}
+        state = json.loads((self._cache / "services.json").read_text(encoding="utf-8"))[name]
+        if "pid" not in state:
+            raise MissingServicesError(f"{name} runs in a container here: its process is needed")
+        words = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")[:-1]
+        # From here on it is a child of this process, so that its end is seen.
+        os.kill(state["pid"], signal.SIGKILL)
+        target = Target(
+            name, kind, [word.decode() for word in words], self._folder / f"{name}.log", os.environ
+        )
+        target.start()
+        self.targets.append(target)
+
+
+class MissingServicesError(RuntimeError):
+    """There is no real Kafka or InfluxDB here to be killed; the text says why."""

@@ -1,0 +1,9 @@
+"""Puts the tools of the chaos and kill tests where they are found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "kill")]
