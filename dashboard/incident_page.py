@@ -29,12 +29,6 @@ async def incident_page(api: ApiClient, quoted: str) -> Component:
     except ApiError as error:
         return html.Div(trouble(str(error)), className="al")
     incident = found["incident"]
-    graph = dcc.Graph(
-        id="in-chart",
-        className="nd-charts",
-        config={"displayModeBar": False, "responsive": True},
-        figure={"data": [], "layout": {"height": 420, "paper_bgcolor": "rgba(0,0,0,0)"}},
-    )
     return html.Div(
         [
             dcc.Store(id="in-incident", data=incident),
@@ -42,20 +36,7 @@ async def incident_page(api: ApiClient, quoted: str) -> Component:
             html.Div(head(incident), id="in-head"),
             html.Div(
                 [
-                    html.Section(
-                        [
-                            html.Div(
-                                [
-                                    html.H2("Evidence", className="pw-title"),
-                                    html.Span(id="in-of", className="pw-note"),
-                                ],
-                                className="pw-card-head",
-                            ),
-                            html.P(id="in-said", className="nd-said", role="status"),
-                            html.Div(graph, id="in-graph"),
-                        ],
-                        className="pw-card nd-card",
-                    ),
+                    _evidence(),
                     html.Div([_doing(incident), html.Div(side(found), id="in-side")], className="al-side"),
                 ],
                 className="al-body",
@@ -66,6 +47,29 @@ async def incident_page(api: ApiClient, quoted: str) -> Component:
         className="al",
         **attributes(data_incident=incident["id"]),
     )  # fmt: skip
+
+
+def _evidence() -> Component:
+    graph = dcc.Graph(
+        id="in-chart",
+        className="nd-charts",
+        config={"displayModeBar": False, "responsive": True},
+        figure={"data": [], "layout": {"height": 420, "paper_bgcolor": "rgba(0,0,0,0)"}},
+    )
+    return html.Section(
+        [
+            html.Div(
+                [
+                    html.H2("Evidence", className="pw-title"),
+                    html.Span(id="in-of", className="pw-note"),
+                ],
+                className="pw-card-head",
+            ),
+            html.P(id="in-said", className="nd-said", role="status"),
+            html.Div(graph, id="in-graph"),
+        ],
+        className="pw-card nd-card",
+    )
 
 
 def mark(severity: str) -> Component:
@@ -202,10 +206,22 @@ def _lead(found: Json) -> Json:
 
 def below(found: Json) -> list[Component]:
     """Members, and everything that happened in order of time."""
-    incident = found["incident"]
+    steps = html.Ol([step(*one) for one in timeline(found)], className="al-items")
+    story = html.Section(
+        [
+            html.Div(html.H2("What happened", className="pw-title"), className="pw-card-head"),
+            steps,
+        ],
+        className="pw-card nd-card",
+    )
+    return [html.Div([_members(found["incident"]), story], className="al-halves")]
+
+
+def _members(incident: Json) -> Component:
     members: Sequence[Json] = incident.get("members") or []
     many = incident.get("member_count") or len(members)
-    head_cells = [html.Th(name, scope="col") for name in ("Alert", "Where", "Since", "Until")]
+    shown = "" if many <= len(members) else f"the gravest {len(members)} of {number(many)}"
+    columns = [html.Th(name, scope="col") for name in ("Alert", "Where", "Since", "Until")]
     rows = [
         html.Tr(
             [
@@ -217,40 +233,15 @@ def below(found: Json) -> list[Component]:
         )
         for one in members
     ]
-    table = html.Table(
-        [html.Thead(html.Tr(head_cells)), html.Tbody(rows)], className="pw-table al-members"
+    table = html.Table([html.Thead(html.Tr(columns)), html.Tbody(rows)], className="pw-table")
+    title = html.H2(f"Alerts ({number(many)})", className="pw-title")
+    return html.Section(
+        [
+            html.Div([title, html.Span(shown, className="pw-note")], className="pw-card-head"),
+            html.Div(table, className="pw-table-box al-scroll"),
+        ],
+        className="pw-card nd-card",
     )
-    shown = "" if many <= len(members) else f"the gravest {len(members)} of {number(many)}"
-    return [
-        html.Div(
-            [
-                html.Section(
-                    [
-                        html.Div(
-                            [
-                                html.H2(f"Alerts ({number(many)})", className="pw-title"),
-                                html.Span(shown, className="pw-note"),
-                            ],
-                            className="pw-card-head",
-                        ),
-                        html.Div(table, className="pw-table-box al-scroll"),
-                    ],
-                    className="pw-card nd-card",
-                ),
-                html.Section(
-                    [
-                        html.Div(
-                            html.H2("What happened", className="pw-title"),
-                            className="pw-card-head",
-                        ),
-                        html.Ol([step(*one) for one in timeline(found)], className="al-items"),
-                    ],
-                    className="pw-card nd-card",
-                ),
-            ],
-            className="al-halves",
-        )
-    ]
 
 
 def _member_place(subject: Json) -> Any:
