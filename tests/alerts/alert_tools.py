@@ -147,9 +147,7 @@ class Life:
     def take(self, chunks: Sequence[Chunk]) -> None:
         self.clock.now_us += 10_000
         self.follow.take_in(chunks, self.clock.monotonic_us())
-        watermark_us = self.follow.frontier.watermark_us(
-            self.log.ends(), self.clock.monotonic_us()
-        )
+        watermark_us = self.follow.frontier.watermark_us(self.log.ends(), self.clock.monotonic_us())
         self.evaluate(watermark_us)
 
     def evaluate(self, watermark_us: int) -> None:

@@ -115,13 +115,13 @@ class Plain:
         counters = {name: np.zeros(GPUS) for name in RATES}
         sequence, run, clock_before, sent = 0, 1_000 << 20, 0, -(10**6)
         for second in range(seconds):
-            for name, column in counters.items():
-                column += self._column(second, node, name, "rate", RATES[name])
+            for name, usual in RATES.items():
+                counters[name] += self._column(second, node, name, "rate", usual)
             clock = sum(one["clock"] for one in self._at(second, node, "clock"))
             if clock != clock_before:
                 sequence, run, clock_before = 0, (1_000 + second + clock) << 20, clock
             every = max((one["every"] for one in self._at(second, node, "every")), default=1)
-            silent = [one for one in self._at(second, node, "silent")]
+            silent = self._at(second, node, "silent")
             if any("/" not in one["where"] for one in silent) or second - sent < every:
                 continue
             sent = second
@@ -271,5 +271,3 @@ def transitions(life: Life, beside: Sequence[str] = ()) -> list[tuple[str, str, 
         second = (one.at_us - T0) // S
         out.append((one.rule, one.subject.name, one.state, one.severity, second))
     return out
-
-

@@ -110,9 +110,7 @@ def test_what_went_wrong_is_told(undisturbed: Life) -> None:
 
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_fetches_change_nothing(
-    wrong: tuple[Log, Inventory], undisturbed: Life, seed: int
-) -> None:
+def test_fetches_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life, seed: int) -> None:
     life = Life(*wrong, options())
     life.read(random.Random(seed))
     life.finish(30)
@@ -122,9 +120,7 @@ def test_fetches_change_nothing(
 
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_deaths_change_nothing(
-    wrong: tuple[Log, Inventory], undisturbed: Life, seed: int
-) -> None:
+def test_deaths_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life, seed: int) -> None:
     """Every life ends at a random fetch; the next begins with the last snapshot, and what is on
     the bus already is not sent again."""
     rng = random.Random(seed)

@@ -55,8 +55,8 @@ class Offsets:
     def _grow(self) -> None:
         size = len(self._table.nodes)
         for columns in (self._now, self._begun):
-            for name in _FIELDS:
-                columns[name] = grown(columns[name], size, _FIELDS[name])
+            for name, before in _FIELDS.items():
+                columns[name] = grown(columns[name], size, before)
 
     def of_records(
         self, node: NDArray[np.int32], run: I64, delay_us: I64, bus_us: I64

@@ -21,7 +21,7 @@ from pipeline.watch.alerts.rules import Advised, Rule, expressions_of
 from pipeline.watch.layout import FleetLayout
 
 F32 = NDArray[np.float32]
-NEIGHBOURS_EVERY_S = 5
+NEIGHBOURS_EVERY_S = 10
 OVERDUE_INTERVALS = 2.5
 _LONGEST_INTERVAL_S = 60.0
 _BUSY = 0.5
@@ -189,9 +189,8 @@ class Values:
         overdue = np.maximum(tick.age_s - OVERDUE_INTERVALS * usual, 0).astype(np.float32)
         if name == "overdue":
             return overdue
-        index = self._groups.index[name.removesuffix("_age")]
-        n = self._groups.size[name.removesuffix("_age")]
-        return self._groups.extreme(overdue, index, n, np.fmin)[index]
+        scope = name.removesuffix("_age")
+        return self._groups.extreme(overdue, scope, np.fmin)[self._groups.index[scope]]
 
     def _outside(self, rule: Rule) -> Floats:
         tick: Tick = self._tick

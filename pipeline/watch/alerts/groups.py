@@ -12,6 +12,8 @@ from pipeline.watch.alerts.inputs import Bools, Floats, Tick
 from pipeline.watch.layout import FleetLayout
 
 I32 = NDArray[np.int32]
+_LIKE = 0.15
+"""Difference in power, of the greater, up to which GPUs are alike."""
 
 
 class Groups:
@@ -28,6 +30,10 @@ class Groups:
             "hall": hall,
             "site": np.zeros(len(node), np.int32),
         }
+        self._starts = {
+            scope: np.flatnonzero(np.r_[True, index[1:] != index[:-1]])[: len(index)]
+            for scope, index in self.index.items()
+        }
         self.size = {
             "gpu": len(node),
             "node": len(layout.nodes),
@@ -36,59 +42,74 @@ class Groups:
             "site": 1,
         }
 
-    def of(self, scope: str, tick: Tick) -> tuple[I32, int]:
-        """Each GPU's place of a scope, and how many places there are."""
-        if scope == "tenant":
-            return tick.owner, len(tick.owners)
-        return self.index[scope], self.size[scope]
-
-    def extreme(self, column: Floats, index: I32, n: int, pick: Any) -> Floats:
+    def extreme(self, column: Floats, scope: str, pick: Any) -> Floats:
         """The greatest (np.fmax) or least (np.fmin) known value per place; NaN without any."""
-        out = np.full(n, np.nan, column.dtype)
-        if not len(column):
-            return out
-        if np.any(index[1:] < index[:-1]):
-            order = np.argsort(index, kind="stable")
-            column, index = column[order], index[order]
-        starts = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
-        out[index[starts]] = pick.reduceat(column, starts)
+        out = np.full(self.size[scope], np.nan, np.float32)
+        starts = self._starts[scope]
+        if len(starts):
+            out[self.index[scope][starts]] = pick.reduceat(column, starts)
         return out
 
-    def sums(self, column: Floats, known: Bools, index: I32, n: int) -> tuple[Any, Any]:
-        """Sum and number of known values per place."""
-        total = np.bincount(index, np.where(known, column, 0.0), n)
-        return total, np.bincount(index, known, n)
+    def _sums(self, column: Any, scope: str) -> Any:
+        """Sums per place of a fixed scope."""
+        out = np.zeros(self.size[scope], np.float32)
+        starts = self._starts[scope]
+        if len(starts):
+            out[self.index[scope][starts]] = np.add.reduceat(column, starts, dtype=np.float32)
+        return out
 
     def reduce(
         self, each: str, column: Floats, scope: str, tick: Tick, counted: Callable[[Floats], Bools]
     ) -> Floats:
         """A column of the scope; `counted` says which GPUs count for `count` and `fraction`."""
-        index, n = self.of(scope, tick)
+        if scope == "tenant":
+            return _by_tenant(each, column, tick, counted)
         if each in ("max", "min"):
-            return self.extreme(column, index, n, np.fmax if each == "max" else np.fmin)
+            return self.extreme(column, scope, np.fmax if each == "max" else np.fmin)
         known = ~np.isnan(column)
-        what = column if each == "mean" else counted(column).astype(np.float32)
-        total, number = self.sums(what, known, index, n)
+        what = np.where(known, column, 0) if each == "mean" else counted(column)
+        total, number = self._sums(what, scope), self._sums(known, scope)
         out = total if each == "count" else total / np.maximum(number, 1)
-        return np.where(number > 0, out, np.nan).astype(np.float32)
+        out[number == 0] = np.nan
+        return out
+
+
+def _by_tenant(each: str, column: Floats, tick: Tick, counted: Callable[[Floats], Bools]) -> Floats:
+    """As `Groups.reduce`, by owner; of the greatest and least only what is known counts."""
+    n, known = len(tick.owners), ~np.isnan(column)
+    number = np.bincount(tick.owner, known, n)
+    if each in ("max", "min"):
+        pick = np.maximum if each == "max" else np.minimum
+        out = np.full(n, -np.inf if each == "max" else np.inf, np.float32)
+        pick.at(out, tick.owner[known], column[known])
+    else:
+        what = np.where(known, column, 0) if each == "mean" else counted(column)
+        total = np.bincount(tick.owner, what, n)
+        out = (total if each == "count" else total / np.maximum(number, 1)).astype(np.float32)
+    out[number == 0] = np.nan
+    return out
 
 
 def like_neighbours(column: Floats, power_w: Floats, node: I32, slots: int) -> Floats:
     """Difference from the mean of the GPUs of the same node whose power is within 15 %.
 
-    NaN where there are fewer than two such.  `slots` is the most GPUs of a node.
+    NaN where there are fewer than two such.  `slots` is the most GPUs of a
+    node; the GPUs of a node stand together.
     """
     n = int(node[-1]) + 1 if len(node) else 0
-    within = np.arange(len(node)) - np.searchsorted(node, node)
+    starts = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])[: len(node)]
+    within = np.arange(len(node)) - np.repeat(starts, np.diff(np.r_[starts, len(node)]))
     value = np.full((n, slots), np.nan, np.float32)
     power = np.full((n, slots), np.nan, np.float32)
     value[node, within], power[node, within] = column, power_w
-    span = 0.15 * np.fmax(power[:, :, None], power[:, None, :])
-    like = np.abs(power[:, :, None] - power[:, None, :]) <= span
-    like &= ~np.isnan(value[:, None, :])
-    like[:, np.arange(slots), np.arange(slots)] = False
-    count = like.sum(axis=2)
-    total = np.where(like, np.nan_to_num(value)[:, None, :], 0).sum(axis=2)
-    mean = np.where(count >= 2, total / np.maximum(count, 1), np.nan)
-    out: Floats = (value - mean)[node, within].astype(np.float32)
+    total, count = np.zeros_like(value), np.zeros_like(value)
+    for turn in range(1, slots):
+        other_w, other = np.roll(power, turn, axis=1), np.roll(value, turn, axis=1)
+        like = np.abs(power - other_w) <= np.float32(_LIKE) * np.maximum(power, other_w)
+        like &= ~np.isnan(other)
+        total += np.where(like, other, 0)
+        count += like
+    total /= np.maximum(count, 1)
+    total[count < 2] = np.nan
+    out: Floats = (value - total)[node, within]
     return out

@@ -95,6 +95,7 @@ class AlertWatch:
             await consumer.seek(partition, offset)
         log = AlertLog(self._inventory, self._options, self._clock, self._board, saved)
         log.begin(starts, self._newest_us(saved), self._clock.monotonic_us())
+        self._board.add("alerts_lives")
         _log.info("alerts_begin snapshot=%s", "none" if saved is None else saved.done_s)
         return log
 
