@@ -29,8 +29,9 @@ from chaos_run import ChaosOptions, run_chaos
 @click.option("--gap", "gap_s", default=3.0, show_default=True, help="Mean seconds between two.")
 @click.option("--interval", "interval_s", default=5.0, show_default=True,
               help="Simulated seconds between two records of a node.")  # fmt: skip
+@click.option("--postgres/--no-postgres", help="Books in a PostgreSQL, which is killed too.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="File for it.")
-def main(report: Path | None, **options: float | str) -> None:
+def main(report: Path | None, **options: float | str | bool) -> None:
     """Exits with 1 on any difference."""
     # Whoever ends this run must not leave its services behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

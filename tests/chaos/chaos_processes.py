@@ -21,11 +21,18 @@ class Target:
     """One process; `kind` is what it is counted as."""
 
     def __init__(
-        self, name: str, kind: str, command: Sequence[str], log: Path, env: Mapping[str, str]
+        self,
+        name: str,
+        kind: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str],
+        user: str | None = None,
     ) -> None:
         self.name, self.kind = name, kind
         self._command, self._log = list(command), log
         self._env = dict(env)
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -34,8 +41,9 @@ class Target:
             return
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env
-            )
+                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env,
+                user=self._user, cwd="/" if self._user else None,
+            )  # fmt: skip
 
     @property
     def alive(self) -> bool:
@@ -76,7 +84,7 @@ class Target:
 
 
 class Services:
-    """A Kafka and an InfluxDB of this run's own: nothing that others use is touched.
+    """A Kafka, an InfluxDB and perhaps a PostgreSQL of this run's own: nothing that others use is touched.
 
     Raises MissingServicesError where they cannot be started from what is cached.
     """
@@ -88,11 +96,12 @@ class Services:
         for part in (*shared.glob("kafka-*"), *shared.glob("influxd-*")):
             (self._cache / part.name).symlink_to(part)
         self._env = {**os.environ, "PETAWATCH_CACHE": str(self._cache)}
-        self._env |= {"PETAWATCH_BUS": "", "PETAWATCH_STORE": ""}
+        self._env |= {"PETAWATCH_BUS": "", "PETAWATCH_STORE": "", "PETAWATCH_BOOKS": ""}
         self.settings: dict[str, str] = {}
         self.targets: list[Target] = []
-        for name, kind in (("kafka", "broker"), ("influx", "database")):
-            self._start(name, kind, disks[name].folder)
+        for name, kind in (("kafka", "broker"), ("influx", "database"), ("postgres", "database")):
+            if name in disks:
+                self._start(name, kind, disks[name].folder)
 
     def _start(self, name: str, kind: str, data: Path) -> None:
         command = [
@@ -112,15 +121,19 @@ class Services:
         state = json.loads((self._cache / "services.json").read_text(encoding="utf-8"))[name]
         if "pid" not in state:
             raise MissingServicesError(f"{name} runs in a container here: its process is needed")
-        words = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")[:-1]
+        process = Path(f"/proc/{state['pid']}")
+        words = (process / "cmdline").read_bytes().split(b"\0")[:-1]
+        owner = process.owner()
+        user = None if owner == Path("/proc/self").owner() else owner
         # From here on it is a child of this process, so that its end is seen.
         os.kill(state["pid"], signal.SIGKILL)
         target = Target(
-            name, kind, [word.decode() for word in words], self._folder / f"{name}.log", os.environ
-        )
+            name, kind, [word.decode() for word in words], self._folder / f"{name}.log",
+            os.environ, user,
+        )  # fmt: skip
         target.start()
         self.targets.append(target)
 
 
 class MissingServicesError(RuntimeError):
-    """There is no real Kafka or InfluxDB here to be killed; the text says why."""
+    """There is no such service here to be killed; the text says why."""

@@ -12,37 +12,31 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from chaos_after import ends_of, ledger_as_left, ledger_computed_whole, live_frames
 from chaos_disk import Disk
-from chaos_ledger import Ledger, before, differences, read_file, read_ledger
+from chaos_ledger import before, differences, read_file
 from chaos_plan import FULL, KILL, PAUSE, Act, plan
 from chaos_processes import ROOT, Services, Target
-from sqlalchemy import Connection, func, select
 
-from collectors.contract.topics import ALLOC, FLUSHED, GPU, LIVE
+from collectors.contract.topics import GPU
 from collectors.kit.clock import SystemClock
 from collectors.simulator.sites import make_site
-from pipeline.books import progress, schema
 from pipeline.books.rows import HOUR_US
-from pipeline.bus import open_bus
-from pipeline.commands.wiring import Installation, install
 from pipeline.settings import Settings
 
 PETAWATCH = [sys.executable, "-c", "from collectors.cli import main; main()"]
-_SETTLED_S = 240.0
 _HEALTHY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChaosOptions:
     """How much of it; `gap_s` is the mean time between two acts,
-    `interval_s` that between two records of a node."""
+    `interval_s` that between two records of a node, `postgres` where the books are."""
 
     site: str = "demo"
     hours: float = 24.0
@@ -52,6 +46,7 @@ class ChaosOptions:
     seed: int = 1
     gap_s: float = 3.0
     interval_s: float = 5.0
+    postgres: bool = False
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -97,7 +92,7 @@ class Chaos:
         self._disks = {
             "kafka": Disk(folder / "kafka", size),
             "influx": Disk(folder / "influx", 400),
-            "books": Disk(folder / "books", 200),
+            "postgres" if options.postgres else "books": Disk(folder / "books", 400),
         }
         self._services: Services | None = None
         self._roles: list[Target] = []
@@ -142,7 +137,7 @@ class Chaos:
         return Settings(
             data=self._folder / "data", bus=told["PETAWATCH_BUS"], store=told["PETAWATCH_STORE"],
             influx_token=told["PETAWATCH_INFLUX_TOKEN"], site=self.options.site, flush_s=1.0,
-            books=f"sqlite:///{self._disks['books'].folder}/books.db", raw_interval_s=60.0,
+            books=told.get("PETAWATCH_BOOKS", f"sqlite:///{self._folder}/books/books.db"), raw_interval_s=60.0,
             gpu_partitions=4, kafka_session_timeout_s=6.0, books_interval_s=2.0,
         )  # fmt: skip
 
@@ -199,7 +194,7 @@ class Chaos:
 
     async def _flows(self, simulation: Target) -> None:
         """Until the first records are on the bus."""
-        while sum((await _ends(self._settings, [GPU])).values()) == 0:
+        while sum((await ends_of(self._settings, [GPU])).values()) == 0:
             assert simulation.alive, simulation.log_end()
             await self._clock.sleep(0.2)
 
@@ -265,82 +260,32 @@ class Chaos:
             time.sleep(0.2)
 
     async def _compare(self, began_s: float) -> ChaosReport:
-        installation = install(
-            self._settings, self._clock, make_site(self.options.site),
-            series=True, books=True,
-        )  # fmt: skip
-        await installation.start()
-        try:
-            last = await self._settled(installation)
-            database = installation.opened_database()
-            left = await read_ledger(database)
-            frames = await self._frames()
-            for role in self._roles:
-                role.end()
-            books = installation.books()
-            await books.finish()
-            await books.close()
-            actual = await read_ledger(database)
-        finally:
-            await installation.close()
+        left = await ledger_as_left(self._settings, self._said)
+        frames = await live_frames(self._settings)
+        for role in self._roles:
+            role.end()
+        actual = await ledger_computed_whole(self._settings, make_site(self.options.site))
         assert self._reference is not None
         assert self._reference.wait(1_200) == 0, (self._folder / "reference.log").read_text()
-        return self._report(read_file(self._expected), actual, left, last, frames, began_s)
-
-    async def _settled(self, installation: Installation) -> int:
-        """Until the roles have taken in all there is; returns the hour that goes on."""
-        ends = await _ends(self._settings, [GPU, ALLOC, FLUSHED])
-        until_s = time.monotonic() + _SETTLED_S
-        while True:
-            behind, last = await installation.opened_database().read(partial(_behind, ends=ends))
-            if not behind:
-                return last
-            assert time.monotonic() < until_s, (
-                behind,
-                {n: t.log_end() for n, t in self.targets.items()},
-            )
-            await self._clock.sleep(0.5)
-            # A flush announces itself, so the end of that topic moves once more.
-            ends = {**ends, **await _ends(self._settings, [FLUSHED])}
-
-    async def _frames(self) -> list[int]:
-        """When the bus took each live frame, µs."""
-        bus = open_bus(self._settings.bus, self._clock)
-        consumer = bus.consumer([LIVE], None)
-        await consumer.start()
-        ends, times = await consumer.end_offsets(), list[int]()
-        reached = dict.fromkeys(ends, 0)
-        while any(reached[one] < end for one, end in ends.items()):
-            chunks = await consumer.fetch(2.0)
-            for chunk in chunks:
-                reached[chunk.partition] = chunk.next_offset
-                rows = zip(chunk.keys, chunk.bus_us, strict=True)
-                times += [bus_us for key, bus_us in rows if key == b"frame"]
-            if not chunks:
-                break
-        await consumer.stop()
-        await bus.close()
-        return times
-
-    def _report(
-        self, expected: Ledger, actual: Ledger, left: Ledger, last: int, frames: Sequence[int],
-        began_s: float,
-    ) -> ChaosReport:  # fmt: skip
+        expected = read_file(self._expected)
         done: dict[str, Counter[str]] = {KILL: Counter(), PAUSE: Counter(), FULL: Counter()}
         for one in self._done:
             done[one.what][one.target] += 1
         differ = differences(expected, actual)
-        as_left = differences(before(expected, last), before(left, last))["hours"]
+        complete = before(left.ledger, left.hour)["hours"]
+        as_left = differences(before(expected, left.hour), {"hours": complete})["hours"]
         after = sum(at > self._watch_killed_us for at in frames)
-        gaps = [b - a for a, b in itertools.pairwise(frames)]
-        complete = len(before(left, last)["hours"])
-        ok = not any(differ.values()) and not as_left and complete > 0 and after > 0
+        gaps = [next_us - us for us, next_us in itertools.pairwise(frames)]
+        ok = not any(differ.values()) and not as_left and bool(complete) and after > 0
         return ChaosReport(
             ok, self.options.seed, self.options.hours, round(time.monotonic() - began_s, 1),
             {what: dict(sorted(count.items())) for what, count in done.items()},
-            next(iter(self._disks.values())).kind, len(actual["hours"]), complete, differ, as_left,
-            len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
+            next(iter(self._disks.values())).kind, len(actual["hours"]), len(complete), differ,
+            as_left, len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
         )  # fmt: skip
+
+    def _said(self) -> dict[str, str]:
+        return {name: target.log_end() for name, target in self.targets.items()}
 
     def close(self) -> None:
         """Ends and removes all."""
@@ -362,34 +307,11 @@ def _environ(settings: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, **{f"PETAWATCH_{k}": v for k, v in settings.items()}}
 
 
-async def _ends(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    bus = open_bus(settings.bus, SystemClock())
-    consumer = bus.consumer(topics, None)
-    await consumer.start()
-    ends = await consumer.end_offsets()
-    await consumer.stop()
-    await bus.close()
-    return {(one.topic, one.number): end for one, end in ends.items()}
-
-
-def _behind(connection: Connection, ends: Mapping[tuple[str, int], int]) -> tuple[list[Any], int]:
-    """What the books have not read or computed yet, and the hour that goes on."""
-    clocks, positions = progress.read_clocks(connection), progress.read_positions(connection)
-    done = {(GPU, number): offset for number, (offset, _) in clocks.items()} | positions
-    behind: list[Any] = [(at, end) for at, end in ends.items() if done.get(at, 0) < end]
-    table = schema.node_hours.c
-    until_us = connection.execute(select(func.max(table.until_us))).scalar() or 0
-    last = until_us // HOUR_US
-    reached_us = max((bus_us for _, bus_us in clocks.values()), default=0)
-    if reached_us - until_us > 10_000_000:
-        behind.append(("computed until", until_us, reached_us))
-    behind += [one for one in progress.read_pending(connection) if one[0] < last]
-    return behind, last
-
-
 def run_chaos(options: ChaosOptions) -> ChaosReport:
     """Runs it in a temporary folder.  Raises what `Chaos.run` raises."""
     folder = Path(tempfile.mkdtemp(prefix="petawatch-chaos-"))
+    # A PostgreSQL runs as another user, who must get to its data.
+    folder.chmod(0o711)
     chaos = Chaos(options, folder)
     try:
         return chaos.run()
