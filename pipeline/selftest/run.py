@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 
 from collectors.contract.source import Source, SourceOptions
+from collectors.contract.tenants_file import parse_tenants
 from collectors.contract.topics import ALLOC, GPU
 from collectors.kit.clock import SystemClock
 from pipeline.commands.wiring import Installation, ephemeral, install, make_source, topics
 from pipeline.selftest import compare, physical, sabotage
 from pipeline.selftest.compare import Check
+from pipeline.selftest.names import Accounts
 from pipeline.selftest.physical import Bounds
 from pipeline.selftest.truth import Oracle, TellingProducer, make_oracle
 from pipeline.settings import Settings
@@ -117,6 +119,7 @@ class Selftest:
         self._options = options
         self._minutes = minutes
         self._oracle: Oracle = make_oracle(source.inventory)
+        self._accounts = Accounts((minutes.start + minutes.stop) // 2 * 60_000_000)
         self._workers: list[StoreWorker] = [installation.worker() for _ in range(options.workers)]
         self._sent: dict[str, int] = {}
 
@@ -145,8 +148,9 @@ class Selftest:
         """Everything from the source into the store, committed."""
         prefix = self._installation.settings.topic_prefix
         producer = TellingProducer(
-            self._installation.bus.producer(), self._oracle, prefix + GPU, prefix + ALLOC
-        )
+            self._installation.bus.producer(), self._oracle, prefix + GPU, prefix + ALLOC,
+            self._accounts,
+        )  # fmt: skip
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
@@ -159,6 +163,13 @@ class Selftest:
             await self._drained()
             stop.set()
         self._sent = producer.sent
+        self._name()
+
+    def _name(self) -> None:
+        """Both the books and the oracle read the tenants file that goes with what was sent."""
+        text, inventory = self._accounts.file(), self._source.inventory
+        self._installation.tenants = parse_tenants(Path("tenants.toml"), text, inventory)
+        self._oracle.take_tenants(text)
 
     async def _drained(self) -> None:
         """Until the workers together have all partitions and have committed all of them."""

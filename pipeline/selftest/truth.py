@@ -7,11 +7,13 @@ what it answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from collectors.contract.bus import Message, Producer
 from collectors.contract.inventory import Inventory
 from collectors.kit import plugins
+from pipeline.selftest.names import Accounts
 
 Point = tuple[int, int]
 MinuteKey = tuple[str, int, int, int, int]
@@ -55,6 +57,10 @@ class Oracle(Protocol):
         """Takes an allocation record."""
         ...
 
+    def take_tenants(self, text: str) -> None:
+        """Takes the text of a tenants file."""
+        ...
+
     def minutes(self) -> Iterator[tuple[Any, Mapping[str, tuple[Any, Any]]]]:
         """Per MinuteKey the first and last point of each counter that it has."""
         ...
@@ -76,8 +82,12 @@ class TellingProducer:
     Messages must carry their arrival, as those of a simulation faster than life do.
     """
 
-    def __init__(self, inner: Producer, oracle: Oracle, gpu: str, alloc: str) -> None:
+    def __init__(
+        self, inner: Producer, oracle: Oracle, gpu: str, alloc: str, accounts: Accounts
+    ) -> None:
+        """`accounts` names holders as a scheduler would, before anybody is told."""
         self._inner = inner
+        self._accounts = accounts
         self._oracle = oracle
         self._gpu, self._alloc = gpu, alloc
         self.sent: dict[str, int] = {}
@@ -88,6 +98,10 @@ class TellingProducer:
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Sends, then tells."""
+        messages = [
+            replace(one, value=self._accounts.told(one.value)) if one.topic == self._alloc else one
+            for one in messages
+        ]
         await self._inner.send(messages)
         for message in messages:
             if message.topic == self._gpu and message.arrival_us is not None:
