@@ -1,4 +1,4 @@
-"""The real Kafka and InfluxDB: found or started once for all workers of a test run.
+"""The real Kafka, InfluxDB and PostgreSQL: found or started once for all workers of a test run.
 
 Without one, its tests are skipped with the reason, or fail where
 PETAWATCH_REQUIRE_STACK=1.  What the run started, it stops.
@@ -44,6 +44,12 @@ def influx() -> Influx:
     return Influx(
         f"http://{address}", settings["PETAWATCH_INFLUX_TOKEN"], org or "petawatch", store
     )
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """The real PostgreSQL as a value of PETAWATCH_BOOKS, its first database."""
+    return _start("--postgres")["PETAWATCH_BOOKS"]
 
 
 def _start(which: str) -> dict[str, str]:

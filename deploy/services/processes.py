@@ -34,9 +34,13 @@ def free_port() -> int:
 
 
 def spawn(
-    command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> Settings:
-    """Starts a server that outlives this program; returns its `pid` and `born`."""
+    """Starts a server that outlives this program, as `user` where given; returns its `pid` and
+    `born`."""
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603
             [str(word) for word in command],
@@ -45,6 +49,8 @@ def spawn(
             stderr=output,
             start_new_session=True,
             env={**os.environ, **(env or {})},
+            user=user,
+            cwd="/" if user else None,
         )
     return {"pid": process.pid, "born": _born(process.pid), "log": str(log)}
 
@@ -78,7 +84,8 @@ def stop(settings: Settings, patience_s: float = 20.0) -> None:
     if "container" in settings:
         _docker("rm", "--force", "--volumes", settings["container"])
         return
-    for wish, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+    first = settings.get("stop_signal", int(signal.SIGTERM))
+    for wish, wait_s in ((first, patience_s), (signal.SIGKILL, 5.0)):
         if not alive(settings):
             return
         os.kill(settings["pid"], wish)

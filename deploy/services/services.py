@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""A real Kafka and a real InfluxDB for tests and trials, with or without Docker.
+"""A real Kafka, InfluxDB and PostgreSQL for tests and trials, with or without Docker.
 
-    python3 deploy/services/services.py start|stop|status [--kafka] [--influx] [--dir DIR] [--install]
+    python3 deploy/services/services.py start|stop|status [--kafka] [--influx] [--postgres]
+                                        [--dir DIR] [--install]
 
-`start` prints the addresses as settings that `petawatch` reads, one a line, and
-finds what runs already.  For each service it takes the first that there is: an
-address in the environment, what is in the cache (PETAWATCH_CACHE, else
-~/.cache/petawatch), a Docker engine, the recipe (Kafka's jars from Maven,
-InfluxDB built from its Go module).  Exit status 3: one cannot be had, and the
-last lines say why.  Needs Python's own library only.
+Without a name `start` means Kafka and InfluxDB; PostgreSQL has to be named, since
+books in SQLite need no service.  It prints the addresses as settings that
+`petawatch` reads, one a line, and finds what runs already.  For each service it
+takes the first that there is: an address in the environment, what is in the
+cache (PETAWATCH_CACHE, else ~/.cache/petawatch), a Docker engine, the recipe
+(Kafka's jars from Maven, InfluxDB built from its Go module, PostgreSQL from
+Debian's packages).  Exit status 3: one cannot be had, and the last lines say
+why.  Needs Python's own library only.
 """
 
 from __future__ import annotations
@@ -27,19 +30,30 @@ from urllib.parse import urlsplit
 
 import influx_node
 import kafka_node
+import postgres_node
 from processes import MissingError, Settings, alive, say, stop
 
 _STARTS: dict[str, Callable[..., Settings]] = {
     "kafka": kafka_node.start,
     "influx": influx_node.start,
+    "postgres": postgres_node.start,
 }
+_USUAL = ("kafka", "influx")
+_VARIABLES = {
+    "kafka": ("PETAWATCH_BUS", ("kafka",)),
+    "influx": ("PETAWATCH_STORE", ("influxdb",)),
+    "postgres": ("PETAWATCH_BOOKS", ("postgresql", "postgresql+psycopg")),
+}
+"""By service the setting that names it, and the schemes that mean it."""
 _AT_HAND: dict[str, Callable[[Path], bool]] = {
     "kafka": kafka_node.at_hand,
     "influx": influx_node.at_hand,
+    "postgres": postgres_node.at_hand,
 }
 _ANSWERS: dict[str, Callable[[str], bool]] = {
     "kafka": kafka_node.answers,
     "influx": influx_node.answers,
+    "postgres": postgres_node.answers,
 }
 
 
@@ -49,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("do", choices=("start", "stop", "status"))
     parser.add_argument("--kafka", action="store_true", help="only Kafka")
     parser.add_argument("--influx", action="store_true", help="only InfluxDB")
+    parser.add_argument("--postgres", action="store_true", help="only PostgreSQL")
     parser.add_argument(
         "--dir", type=Path, help="keep data here (default: a temporary folder, removed by stop)"
     )
@@ -57,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--cached", action="store_true", help="never fetch or build anything")
     options = parser.parse_args(arguments)
-    names = [name for name in _STARTS if getattr(options, name)] or list(_STARTS)
+    names = [name for name in _STARTS if getattr(options, name)]
+    if not names:
+        # What runs is shown and stopped in any case.
+        names = list(_USUAL if options.do == "start" else _STARTS)
     cache = Path(os.environ.get("PETAWATCH_CACHE") or Path.home() / ".cache" / "petawatch")
     with _state(cache) as state:
         if options.do == "start":
@@ -124,9 +142,9 @@ def _launch(name: str, cache: Path, options: argparse.Namespace) -> Settings:
 
 def _given(name: str) -> str | None:
     """The settings of a service that the environment names, where it answers."""
-    variable = "PETAWATCH_BUS" if name == "kafka" else "PETAWATCH_STORE"
+    variable, schemes = _VARIABLES[name]
     url = os.environ.get(variable, "")
-    if urlsplit(url).scheme != ("kafka" if name == "kafka" else "influxdb"):
+    if urlsplit(url).scheme not in schemes:
         return None
     if any(_ANSWERS[name](address) for address in urlsplit(url).netloc.split(",")):
         token = os.environ.get("PETAWATCH_INFLUX_TOKEN", "")
@@ -145,6 +163,8 @@ def _well(name: str, state: dict[str, Settings]) -> bool:
 def _settings(name: str, settings: Settings) -> str:
     if name == "kafka":
         return f"PETAWATCH_BUS=kafka://{settings['address']}"
+    if name == "postgres":
+        return f"PETAWATCH_BOOKS=postgresql://{postgres_node.USER}@{settings['address']}/postgres"
     store = f"PETAWATCH_STORE=influxdb://{settings['address']}?org={influx_node.ORG}"
     return f"{store}\nPETAWATCH_INFLUX_TOKEN={settings['token']}"
 

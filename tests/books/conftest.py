@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
+import secrets
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
-from books_postgres import postgres
 from books_world import World
 from sqlalchemy import create_engine, text
 
 from pipeline.books.database import Database
 
-_names = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Generator[str]:
-    """A real PostgreSQL; its tests are skipped where none is installed."""
-    with postgres() as url:
-        yield url
-
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.stack)])
-def books_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of empty books."""
+def books_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    """The address of empty books, gone after the test."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/books.db"
-    server: str = request.getfixturevalue("postgres_url")
-    name = f"books{next(_names)}"
-    # CREATE DATABASE cannot run in a transaction.
+        yield f"sqlite:///{tmp_path}/books.db"
+        return
+    server: str = request.getfixturevalue("postgres_url").replace("://", "+psycopg://", 1)
+    name = f"books_{secrets.token_hex(6)}"
+    # CREATE DATABASE and DROP DATABASE cannot run in a transaction.
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.rpartition("/")[0] + f"/{name}"
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     engine.dispose()
-    return server.rpartition("/")[0] + f"/{name}"
 
 
 @pytest.fixture

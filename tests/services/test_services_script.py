@@ -67,3 +67,13 @@ def test_a_given_address_that_answers_is_taken(tmp_path: Path, kafka_url: str) -
     done = run(tmp_path, "start", "--kafka", PETAWATCH_BUS=kafka_url)
     assert done.stdout == f"PETAWATCH_BUS={kafka_url}\n"
     assert json.loads((tmp_path / "services.json").read_text(encoding="utf-8")) == {}
+
+
+@pytest.mark.stack
+def test_a_postgresql_that_is_given_is_taken_and_one_is_not_begun_unasked(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    done = run(tmp_path, "start", "--postgres", PETAWATCH_BOOKS=postgres_url)
+    assert done.stdout == f"PETAWATCH_BOOKS={postgres_url}\n"
+    assert json.loads((tmp_path / "services.json").read_text(encoding="utf-8")) == {}
+    assert "PETAWATCH_BOOKS" not in run(tmp_path, "start", "--cached").stdout
