@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from influx_gate import Gate
 from series_data import MINUTE_US, part_rows, random_raw, raw_rows, unique_parts
 from stack_fixtures import Influx
 
@@ -125,54 +126,6 @@ async def test_a_wrong_organisation_says_so(influx: Influx) -> None:
     with pytest.raises(StoreSetupError, match="nobody-s-organisation"):
         await store.start()
     await store.close()
-
-
-class Gate:
-    """A TCP relay to the server, which can be shut and opened, and that may stall."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
-        self._server: asyncio.Server | None = None
-        self._relays: set[asyncio.Task[None]] = set()
-        self.port = 0
-        self.stalled = False
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-
-    async def shut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for relay in list(self._relays):
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._relays.add(task)
-        try:
-            there_reader, there_writer = await asyncio.open_connection(*self._target)
-            try:
-                await asyncio.gather(
-                    self._relay(reader, there_writer), self._relay(there_reader, writer)
-                )
-            finally:
-                there_writer.close()
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            self._relays.discard(task)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            if self.stalled:
-                await asyncio.Event().wait()
-            writer.write(data)
-            await writer.drain()
-        writer.close()
 
 
 @pytest.fixture
