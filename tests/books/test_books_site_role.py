@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import pytest
 from books_world import SITE, H, World, at, job, run_samples
 from test_books_role import until
 
@@ -26,15 +25,6 @@ tenant = "ape"
 accounts = ["lab"]
 """
 RESERVED = '\n[[reservations]]\nid = "r"\ntenant = "ape"\nnodes = "n3"\n'
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncGenerator[World]:
-    """On SQLite; what engines differ in is tested elsewhere."""
-    world = World(tmp_path)
-    await world.start()
-    yield world
-    await world.close()
 
 
 class Files:
@@ -67,32 +57,32 @@ async def owners(world: World, node: str, hour: int = H) -> set[str]:
     return {key[4] or key[3] for key in rows if key[1] == node}
 
 
-async def test_files_that_change_are_followed_and_survive_a_restart(made: World) -> None:
+async def test_files_that_change_are_followed_and_survive_a_restart(world: World) -> None:
     files = Files()
     held = msgspec.structs.replace(job("1", "", at(0, 0)), account="lab")
-    await made.allocate(held)
-    await made.store(run_samples("n1", at(0, 0), at(1, 600)), bus_us=at(1, 700))
+    await world.allocate(held)
+    await world.store(run_samples("n1", at(0, 0), at(1, 600)), bus_us=at(1, 700))
 
     async def is_(node: str, *names: str) -> None:
         async def holds() -> bool:
-            return await owners(made, node) == set(names)
+            return await owners(world, node) == set(names)
 
         await until(holds)
 
-    async with running(made, files):
+    async with running(world, files):
         await is_("n1", "unallocated")
-        files.tenants = parse_tenants(Path("t"), FILE + RESERVED, made.inventory)
+        files.tenants = parse_tenants(Path("t"), FILE + RESERVED, world.inventory)
         await is_("n1", "ape")
         await is_("n3", "ape")
-        made.inventory = replace(SITE, nodes=SITE.nodes[:2])
+        world.inventory = replace(SITE, nodes=SITE.nodes[:2])
         await is_("n3")
     # What changes while nobody looks is met at the next start.
-    files.tenants = parse_tenants(Path("t"), FILE.replace('"lab"', '"labs"'), made.inventory)
-    made.inventory = replace(SITE, nodes=SITE.nodes[1:])
-    async with running(made, files):
+    files.tenants = parse_tenants(Path("t"), FILE.replace('"lab"', '"labs"'), world.inventory)
+    world.inventory = replace(SITE, nodes=SITE.nodes[1:])
+    async with running(world, files):
         await is_("n1")
         await is_("n3", "unallocated")
-        made.inventory = SITE
+        world.inventory = SITE
         await is_("n1", "unallocated")
-    acts = await made.database.read(read_audit)
+    acts = await world.database.read(read_audit)
     assert [(one.actor, one.detail["removed"]) for one in acts] == [("file", ["r"]), ("file", [])]
