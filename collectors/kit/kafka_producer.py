@@ -1,4 +1,4 @@
-"""Sends to Kafka through aiokafka: idempotent, acknowledged by all replicas, zstd.
+"""Sends to Kafka through aiokafka: idempotent, acknowledged by all replicas, compressed.
 
 The agent imports this module, so it imports little and knows nothing of consumers.
 """
