@@ -11,6 +11,7 @@ from pipeline.api import models_ops
 from pipeline.api.deps import Api, Served, UsageReader, json_response
 from pipeline.api.problems import ProblemError
 from pipeline.api.ranges import parse_time
+from pipeline.books.queries import allocations_at
 
 router = APIRouter(prefix="/api/v1", tags=["books"])
 
@@ -35,8 +36,11 @@ async def allocations(
     api: Served,
     books: TheBooks,
     at: Annotated[str | None, Query(description="A time; now.")] = None,
+    known: Annotated[str | None, Query(description="As known at that time; now.")] = None,
 ) -> Response:
-    """The allocations that hold at a time, in their last known version."""
+    """The allocations that hold at a time, without those in whose stead a correction stands."""
     at_us = await api.now_us() if at is None else parse_time(at, "at")
-    rows = [msgspec.to_builtins(one) for one in await books.allocations(at_us)]
+    known_us = None if known is None else parse_time(known, "known")
+    found = await books.ask(lambda one, _: allocations_at(one, at_us, known_us=known_us))
+    rows = [msgspec.to_builtins(one) for one in found]
     return json_response({"time_us": at_us, "allocations": rows})

@@ -164,6 +164,11 @@ async def test_a_correction_holds_whatever_its_source_sends_later(site: Site) ->
         assert [one["verdict"] for one in told["claims"]] == ["corrected"]
         assert "correction 'slurm:alpha 7'" in told["claims"][0]["reason"]
     assert (await site.why(T0 + 1))["owner"]["tenant"] == "ape"
+    # What was known before the correction can still be asked for.
+    params = {"at": f"{T0 // 1_000_000}", "known": f"{T0 // 1_000_000}"}
+    for known, ids in ((params, ["7"]), ({"at": params["at"]}, ["slurm:alpha 7"])):
+        shown = (await site.client.get("/api/v1/allocations", params=known)).json()
+        assert [one["id"] for one in shown["allocations"]] == ids
     listed = (await site.client.get("/api/v1/corrections")).json()["allocations"]
     assert [one["id"] for one in listed] == ["slurm:alpha 7"]
     gone = await site.client.delete(
