@@ -89,6 +89,8 @@ def _claim(one: Mapping[str, Any]) -> list[str]:
 
 
 def _said(one: Mapping[str, Any]) -> str:
+    if one.get("kind") == "maintenance":
+        return "maintenance"
     names = [f"{by} {one[by]}" for by in ("account", "namespace", "user") if one.get(by)]
     whose = _named(one, "no tenant")
     return f"{whose} ({', '.join(names)})" if names else whose

@@ -76,6 +76,8 @@ class Computer:
         self._clock = clock
         self._board = board
         self._chunk_minutes = chunk_minutes
+        self._gone = 0
+        """Node-hours of this computation that stay as they are, for want of minutes."""
 
     async def compute(
         self,
@@ -106,7 +108,10 @@ class Computer:
         stamp = HourStamp(until_us, final_before_us, self._clock.wall_us())
         zone = ZoneInfo(inventory.time_zone)
         frame = _Job(first, inventory, Models(inventory), zone, {}, stamp)
+        self._gone = 0
         await self._all(agenda, frame, tenants)
+        if self._gone:
+            _log.warning("minutes_gone node_hours=%d the ledger stays as it was", self._gone)
         await self._database.write(lambda one: progress.make_final(one, final_before_us))
 
     async def _all(self, agenda: Agenda, frame: _Job, tenants: Tenants) -> None:
@@ -169,7 +174,7 @@ class Computer:
         gone = await self._database.read(lambda one: progress.seen_nodes(one, hour, silent))
         if gone:
             self._board.add("books_minutes_gone", len(gone))
-            _log.warning("minutes_gone hour=%d nodes=%d the ledger stays", hour, len(gone))
+            self._gone += len(gone)
             done = [(hour, node) for node in gone]
             await self._database.write(lambda one: progress.drop_pending(one, done))
         return gone
