@@ -21,7 +21,8 @@ from pipeline.bus import open_bus
 from pipeline.commands.wiring import install
 from pipeline.settings import Settings
 
-_SETTLED_S = 300.0
+_STUCK_S = 120.0
+"""Without anything done by the roles; how long they take in all says something of the machine."""
 _LAG_US = 10_000_000
 
 
@@ -38,13 +39,15 @@ async def ledger_as_left(settings: Settings, said: Callable[[], Mapping[str, str
     `said` where they do not."""
     ends = await ends_of(settings, [GPU, ALLOC, FLUSHED])
     database, clock = Database(settings.books), SystemClock()
-    until_s = time.monotonic() + _SETTLED_S
+    before, since_s = list[Any](), time.monotonic()
     try:
         while True:
             behind, hour = await database.read(partial(_behind, ends=ends))
             if not behind:
                 return Left(await read_ledger(database), hour)
-            assert time.monotonic() < until_s, (behind, said())
+            if behind != before:
+                before, since_s = behind, time.monotonic()
+            assert time.monotonic() < since_s + _STUCK_S, (behind, said())
             await clock.sleep(0.5)
             # A flush announces itself, so the end of that topic moves once more.
             ends = {**ends, **await ends_of(settings, [FLUSHED])}
@@ -100,7 +103,9 @@ def _behind(connection: Connection, ends: Mapping[tuple[str, int], int]) -> tupl
     """What the books have not read or computed yet, and the hour that goes on."""
     clocks, positions = progress.read_clocks(connection), progress.read_positions(connection)
     done = {(GPU, number): offset for number, (offset, _) in clocks.items()} | positions
-    behind: list[Any] = [(at, end) for at, end in ends.items() if done.get(at, 0) < end]
+    behind: list[Any] = [
+        (at, done.get(at, 0), end) for at, end in ends.items() if done.get(at, 0) < end
+    ]
     table = schema.node_hours.c
     until_us = connection.execute(select(func.max(table.until_us))).scalar() or 0
     last = until_us // HOUR_US

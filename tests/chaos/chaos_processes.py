@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ class Target:
         self._command, self._log = list(command), log
         self._env = dict(env)
         self._user = user
+        self.port: int | None = None
+        """Where a service listens."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -44,6 +47,16 @@ class Target:
                 self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env,
                 user=self._user, cwd="/" if self._user else None,
             )  # fmt: skip
+
+    def answers(self) -> bool:
+        """Whether a service takes connections; whoever is none always does."""
+        if self.port is None:
+            return True
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+                return True
+        except OSError:
+            return False
 
     @property
     def alive(self) -> bool:
@@ -131,6 +144,7 @@ class Services:
             name, kind, [word.decode() for word in words], self._folder / f"{name}.log",
             os.environ, user,
         )  # fmt: skip
+        target.port = int(state["address"].rpartition(":")[2])
         target.start()
         self.targets.append(target)
 

@@ -223,6 +223,12 @@ class Chaos:
         target = self.targets[act.target]
         ended = not target.alive
         target.start()
+        # A service that never came up in between would only be away, all of the time.
+        until_s = time.monotonic() + _HEALTHY_S
+        while not target.answers():
+            assert time.monotonic() < until_s, target.log_end()
+            target.start()
+            time.sleep(0.1)
         if act.what == PAUSE:
             target.signal(signal.SIGSTOP)
             time.sleep(act.for_s)
