@@ -24,6 +24,7 @@ import random
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,9 @@ class Plain:
 class Told:
     """Findings as a scenario has them, in the place of the thermal physics."""
 
-    def __init__(self, layout: FleetLayout, findings: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, layout: FleetLayout, _: bytes = b"", *, findings: Sequence[dict[str, Any]]
+    ) -> None:
         self._layout, self._findings = layout, findings
 
     def update(self, tick: Tick) -> tuple[dict[str, Floats], Sequence[Finding]]:
@@ -246,11 +249,7 @@ def played(scenario: dict[str, Any], tmp: Path, rules: list[Rule] | None = None)
         physics: Any = ThermalPhysics
     else:
         log, inventory = Plain(scenario).play(), site()
-        found = scenario.get("finding", [])
-
-        def physics(layout: FleetLayout, _: bytes) -> Told:
-            return Told(layout, found)
-
+        physics = partial(Told, findings=scenario.get("finding", []))
     life = Life(log, inventory, AlertOptions(rules, physics=physics))
     life.clock.now_us = T0
     life.read(random.Random(1))

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import random
 import secrets
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -66,25 +65,25 @@ class Child:
             "PETAWATCH_DATA": str(settings.data),
             "PETAWATCH_TOPIC_PREFIX": settings.topic_prefix,
         }  # fmt: skip
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: asyncio.subprocess.Process | None = None
         self._lives = 0
 
     async def begin(self) -> None:
         code = "from collectors.cli import main; main()"
-        command = [sys.executable, "-c", code, "pipeline", "--role", "watch"]
         with self._log.open("ab") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, env={**os.environ, **self._environ}
-            )
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", code, "pipeline", "--role", "watch", stdout=out, stderr=out,
+                env={**os.environ, **self._environ},
+            )  # fmt: skip
         self._lives += 1
         while self._log.read_text().count(BEGUN) < self._lives:
-            assert self.process.poll() is None, self._log.read_text()[-3_000:]
+            assert self.process.returncode is None, self._log.read_text()[-3_000:]
             await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        await self.process.wait()
 
 
 async def read_all(bus: Bus, topic: str) -> list[tuple[Partition, int, bytes, bytes]]:
@@ -178,10 +177,11 @@ async def played(
         await sending
         await producer.stop()
         wanted = await undisturbed(bus, prefix, Log(settings.gpu_partitions), source.inventory)
-        async with asyncio.timeout(60):
-            while not set(wanted) <= set(await transitions(bus, prefix + ALERTS)):
-                await asyncio.sleep(0.2)
-        return await transitions(bus, prefix + ALERTS), wanted
+        sent = await transitions(bus, prefix + ALERTS)
+        until_us = clock.monotonic_us() + 60_000_000
+        while not set(wanted) <= set(sent) and clock.monotonic_us() < until_us:
+            sent = await transitions(bus, prefix + ALERTS)
+        return sent, wanted
     finally:
         await child.kill()
         await bus.delete_topics([spec.name for spec in topics(settings)])

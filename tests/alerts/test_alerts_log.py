@@ -10,7 +10,7 @@ from alert_tools import T0, Life, Log, S, simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectors.contract.alerts import Alert
+from collectors.contract.alerts import Alert, Incident
 from collectors.contract.inventory import Inventory
 from pipeline.watch.alerts.follow import AlertOptions
 from pipeline.watch.alerts.publish import Published
@@ -124,7 +124,7 @@ def test_deaths_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life, 
     """Every life ends at a random fetch; the next begins with the last snapshot, and what is on
     the bus already is not sent again."""
     rng = random.Random(seed)
-    published, sent, saved = Published(), list[object](), None
+    published, sent, saved = Published(), list[Alert | Incident](), None
     for _ in range(6):
         life = Life(*wrong, options(), saved)
         life.read(rng, most=rng.randint(1, 60))

@@ -62,7 +62,7 @@ def test_a_slip_is_answered_with_a_suggestion() -> None:
     found = CliRunner().invoke(cli.main, ["servve"])
     assert found.exit_code == 2
     assert "Did you mean 'serve'?" in found.output
-    assert "There is: agent, check-rules, doctor" in CliRunner().invoke(cli.main, ["xyzzy"]).output
+    assert "There is: agent, " in CliRunner().invoke(cli.main, ["xyzzy"]).output
     assert CliRunner().invoke(cli.main, ["--log-level", "loud", "doctor"]).exit_code == 2
 
 

@@ -17,6 +17,7 @@ from collectors.kit import plugins
 from collectors.kit.config import OTHER_VARIABLES, PREFIX, SettingsStruct, describe
 from collectors.slurm.settings import SlurmSettings
 from pipeline.settings import Settings
+from pipeline.watch.alerts.expressions import PHYSICS
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,7 +89,7 @@ def test_what_is_in_code_marks_exists(path: Path) -> None:
     named = {word for word in marked if re.fullmatch(r"(telemetry|petawatch)\.[a-z]+", word)}
     assert named <= topics | files
     metrics = {word for word in marked if re.fullmatch(r"[a-z0-9_]+", word) and UNIT.search(word)}
-    assert metrics <= set(CATALOGUE.by_name) | FRAME
+    assert metrics <= set(CATALOGUE.by_name) | set(PHYSICS) | FRAME
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=name)

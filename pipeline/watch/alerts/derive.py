@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.xids import advice
 from pipeline import waste
-from pipeline.watch.alerts.expressions import OPERATORS, PHYSICS, Expression
+from pipeline.watch.alerts.expressions import OPERATORS, PHYSICS, REASON_BITS, Expression
 from pipeline.watch.alerts.groups import Groups, like_neighbours
 from pipeline.watch.alerts.inputs import Bools, Finding, Floats, Placed, Tick
 from pipeline.watch.alerts.rules import Advised, Rule, expressions_of
@@ -144,14 +144,25 @@ class Values:
             return _SIMPLE[one.name](tick).astype(np.float32)
         made = {
             "hung": self._hung,
-            "throttle_fraction": lambda: (
-                tick.rates[f"throttle_{one.args[0]}_us"] * np.float32(1e-6)
-            ),
+            "throttle_fraction": lambda: self._throttled(one.args[0]),
             "rate": lambda: tick.rates[one.args[0]],
             "slope": lambda: self._slope(one),
             **{name: lambda: self._silence(one.name) for name in _SILENCES},
         }
         return made[one.name]() if one.name in made else self.memory[one.text]
+
+    def _throttled(self, reason: str) -> Floats:
+        """Of the time, by the driver's own counter or, where that is absent or stands still while
+        the driver names the reason, by the reason of the last sample."""
+        tick: Tick = self._tick
+        counted = tick.rates[f"throttle_{reason}_us"] * np.float32(1e-6)
+        reasons = tick.gauges["clocks_event_reasons"]
+        known = ~np.isnan(reasons)
+        if not known.any():
+            return counted
+        bits = np.where(known, reasons, 0).astype(np.int32) & REASON_BITS[reason]
+        now = np.where(known, (bits > 0).astype(np.float32), np.float32(np.nan))
+        return np.fmax(counted, now)
 
     def _slope(self, one: Expression) -> Floats:
         """Per minute: what a mean of so many seconds lags behind, over those."""

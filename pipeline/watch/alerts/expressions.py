@@ -46,8 +46,13 @@ _PLAIN: dict[str, tuple[str, tuple[float, float]]] = {
     "power_share": ("ratio", (0, 2)),
     "hung": ("", (0, 1)),
 }
+REASON_BITS = {
+    "power_cap": 4, "sync_boost": 16, "sw_thermal": 32, "hw_thermal": 64, "power_brake": 128,
+}  # fmt: skip
+"""Of `clocks_event_reasons`."""
 NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "power_share": (("power_w", "power_limit_w"), ()),
+    "throttle_fraction": (("clocks_event_reasons",), ()),
     "hung": (
         ("dram_activity", "fp64_activity", "fp32_activity"),
         ("nvlink_tx_bytes", "nvlink_rx_bytes"),

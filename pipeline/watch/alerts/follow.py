@@ -131,7 +131,9 @@ class AlertLog:
         """Where reading starts, and the newest bus time known (0: none)."""
         followed = {p: o for p, o in positions.items() if not p.topic.endswith(LIVE)}
         self.frontier.begin(followed)
-        self._marks.append(_Mark(self.done_s, dict(positions), self._core.buffer.offsets.save(2**40)))
+        self._marks.append(
+            _Mark(self.done_s, dict(positions), self._core.buffer.offsets.save(2**40))
+        )
         if newest_us:
             self.frontier.resume(newest_us, now_us)
 

@@ -11,7 +11,7 @@ from collectors.contract.bus import Partition
 from pipeline.watch.alerts import state
 from pipeline.watch.alerts.buffer import SavedOffset
 from pipeline.watch.alerts.core import Core
-from pipeline.watch.alerts.state import Saved
+from pipeline.watch.alerts.state import Saved, SavedOpen
 
 _ACTIVE, _SEEN = "active_s", "seen_s"
 
@@ -26,21 +26,6 @@ def saved_of(
 ) -> Saved:
     """What a core must not forget.  Seconds are saved relative to `done_s`, as float32 holds
     whole numbers to 2^24."""
-    owners = core.holders.owners.tenants
-    opened = {
-        rule.name: state.saved_open(
-            core.engine.open[rule.name],
-            [
-                core.subjects.key(rule, index, owners)
-                for index in core.engine.open[rule.name].index.tolist()
-            ],
-        )
-        for rule in core.rules
-    }
-    columns = {name: state.packed(column) for name, column in core.values.memory.items()}
-    columns[_ACTIVE] = state.packed((core.active_s - done_s).astype(np.float32))
-    seen = np.where(core.fleet.seen_s > 0, core.fleet.seen_s - done_s, np.nan)
-    columns[_SEEN] = state.packed(seen.astype(np.float32))
     return Saved(
         version=state.VERSION,
         layout_id=core.layout_id,
@@ -51,14 +36,33 @@ def saved_of(
         newest_us=newest_us,
         began_s=core.began_s,
         offsets=offsets,
-        open=opened,
-        columns=columns,
+        open=_opened(core),
+        columns=_columns(core, done_s),
         totals=core.values.totals,
         allocations=core.holders.alive(done_s * 1_000_000),
         incidents=core.incidents.save() if core.incidents is not None else b"",
         physics=core.physics.save() if core.physics is not None else b"",
         origin=int(core.fleet.origin.max(initial=0)),
     )
+
+
+def _opened(core: Core) -> dict[str, SavedOpen]:
+    """What is open, by keys of subjects that mean the same in another layout."""
+    owners = core.holders.owners.tenants
+    out: dict[str, SavedOpen] = {}
+    for rule in core.rules:
+        opened = core.engine.open[rule.name]
+        keys = [core.subjects.key(rule, index, owners) for index in opened.index.tolist()]
+        out[rule.name] = state.saved_open(opened, keys)
+    return out
+
+
+def _columns(core: Core, done_s: int) -> dict[str, bytes]:
+    out = {name: state.packed(column) for name, column in core.values.memory.items()}
+    out[_ACTIVE] = state.packed((core.active_s - done_s).astype(np.float32))
+    seen = np.where(core.fleet.seen_s > 0, core.fleet.seen_s - done_s, np.nan)
+    out[_SEEN] = state.packed(seen.astype(np.float32))
+    return out
 
 
 def partitions_of(saved: Saved) -> dict[Partition, int]:
