@@ -7,6 +7,7 @@ to be sent, so that a crash at any moment costs a repetition at most.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import msgspec
 from collectors.contract.facts import NodeFacts
 from collectors.contract.topics import Allocation
 from collectors.slurm.accounting import Accounted
-from collectors.slurm.join import Told, is_claim, join, run_of
+from collectors.slurm.join import Told, is_claim, join, own_id, run_of
 from collectors.slurm.places import NodePlaces
 from collectors.slurm.queue import Queued
 from collectors.slurm.runs import Run, Runs
@@ -24,6 +25,8 @@ from collectors.slurm.runs import Run, Runs
 _log = logging.getLogger(__name__)
 _LATE_S = 120
 """The agents have told of a job that ended so long ago what they will tell."""
+_AT_ONCE = 500
+"""Jobs looked at without a pause."""
 _MOST_CLAIMS = 1_000_000
 """Of agents' claims without a run, the oldest are forgotten beyond it."""
 
@@ -94,12 +97,18 @@ class Book:
         if not own and not (one.deleted and key in self._claims):
             self._claims[key] = msgspec.structs.replace(one, deleted=False)
 
+    @property
+    def behind(self) -> bool:
+        """Whether there are jobs that `changes` has not looked at since something came of them."""
+        return bool(self._dirty)
+
     def changes(self, now_us: int) -> list[Allocation]:
-        """What is to be sent, asked for once: empty where the bus says all that should stand."""
-        jobs, self._dirty = self._dirty, set()
+        """What is to be sent of some jobs, asked for once: all that should stand and does not."""
+        jobs = sorted(itertools.islice(self._dirty, _AT_ONCE))
+        self._dirty.difference_update(jobs)
         return [
             msgspec.structs.replace(wanted, known_us=now_us)
-            for job in sorted(jobs)
+            for job in jobs
             for wanted in self._wanted(job)
             if not _says_the_same(self._bus.get(wanted.key), wanted)
         ]
@@ -116,7 +125,7 @@ class Book:
 
     def _wanted(self, job: str) -> list[Allocation]:
         runs = self.runs.of(job)
-        keys = sorted(self._of_job[job])
+        keys = sorted(self._of_job.get(job, ()))
         told: dict[tuple[str, int], list[Told]] = defaultdict(list)
         for claim in (self._claims[key] for key in keys if key in self._claims):
             run = run_of(claim, runs)
@@ -166,7 +175,8 @@ class Book:
     def forget(self, before_s: int) -> None:
         """Runs and claims that ended before, and will not change any more."""
         for run in [one for one in self.runs if one.end_s is not None and one.end_s < before_s]:
-            for key in [key for key in self._of_job[run.job] if self._concerns(key, run)]:
+            mine = self._of_job.get(run.job, ())
+            for key in [key for key in mine if self._concerns(key, run)]:
                 self._drop(key)
             self.runs.forget(run)
             self.unplaced.pop(run.key, None)
@@ -176,6 +186,23 @@ class Book:
         for key in list(self._claims)[: max(0, len(self._claims) - _MOST_CLAIMS)]:
             self._drop(key)
         self.runs.renamed = {key for key in self.runs.renamed if key[1] >= before_s}
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drops claims that this program's own records have replaced; one told again is new.
+
+        Of those who share a slot the weights are still needed.
+        """
+        for key, claim in list(self._claims.items()):
+            last = self._bus.get(key)
+            if claim.shared or last is None or not last.deleted:
+                continue
+            run = run_of(claim, self.runs.of(claim.job))
+            if run is None or not run.settled:
+                continue
+            own = f"{self.source}\0{own_id(run, claim.subjects[0].node)}".encode()
+            if own in self._bus:
+                self._drop(key)
 
     def _concerns(self, key: bytes, run: Run) -> bool:
         claim = self._claims.get(key)

@@ -88,22 +88,28 @@ def join(
     for node in run.nodes:
         mine = [one for one in told if short(one.claim.subjects[0].node) == short(node)]
         earlier = [one for one in before if short(one.subjects[0].node) == short(node)]
-        slots = _slots(run, node, mine, places) or _of(earlier) or everything.get(node, ())
+        slots = _slots(run, node, mine, places, earlier) or everything.get(node, ())
         placed += whole_gpus(slots)
         if run.end_s is not None or earlier or not _claimed(mine, slots):
-            records += _own(run, node, slots, mine, places, source)
+            said = [*(one.claim for one in mine), *earlier]
+            name = next((one.subjects[0].node for one in said), places.name(node))
+            records += _own(run, name, slots, mine, source)
         if run.end_s is not None:
             records += _taken_away(mine, slots, empty=run.end_s <= run.start_s)
     return Joined(records, max(0, (run.gpus or 0) - placed))
 
 
-def _slots(run: Run, node: str, told: Sequence[Told], places: NodePlaces) -> tuple[str, ...]:
-    """The prolog's word; slurmctld's where that names no more."""
+def _slots(
+    run: Run,
+    node: str,
+    told: Sequence[Told],
+    places: NodePlaces,
+    earlier: Sequence[Allocation],
+) -> tuple[str, ...]:
+    """The prolog's word; slurmctld's, or what was said before, where that names more."""
     claimed = _of(one.claim for one in told if _by_prolog(one.claim))
-    numbers = run.numbers.get(node, ())
-    if whole_gpus(claimed) >= max(1, len(numbers)):
-        return claimed
-    return places.slots(node, numbers) or claimed if numbers else claimed
+    listed = places.slots(node, run.numbers.get(node, ())) or ()
+    return max((claimed, listed, _of(earlier)), key=whole_gpus)
 
 
 def _of(records: Iterable[Allocation]) -> tuple[str, ...]:
@@ -128,7 +134,6 @@ def _own(
     node: str,
     slots: tuple[str, ...],
     told: Sequence[Told],
-    places: NodePlaces,
     source: str,
 ) -> list[Allocation]:
     """Of this program: one record, and one more for each slot that several jobs share.
@@ -138,14 +143,13 @@ def _own(
     """
     claims = [one.claim for one in told if one.claim.shared and _by_prolog(one.claim)]
     shared = {slot: claim for claim in claims for slot in _of([claim])}
-    agent = next((one.claim.subjects[0].node for one in told), places.name(node))
     alone = tuple(slot for slot in slots if slot not in shared)
-    whole = _whole(run, own_id(run, node), Subject(agent, alone), source)
+    whole = _whole(run, own_id(run, node), Subject(node, alone), source)
     parts = [
         msgspec.structs.replace(
             whole,
             id=f"{whole.id}/{slot}",
-            subjects=(Subject(agent, (slot,)),),
+            subjects=(Subject(node, (slot,)),),
             precedence=PRECEDENCE["scheduler"],
             shared=True,
             weight=shared[slot].weight,

@@ -96,7 +96,7 @@ class Runs:
             if row.end_s is None:
                 listed.add(run.key)
                 run.seen_s, run.missing_s = now_s, None
-            if not run.settled and self._told(run, row):
+            if self._told(run, row):
                 changed.add(row.job)
         for run in self:
             if run.end_s is None and run.key not in listed and run.missing_s is None:
@@ -116,20 +116,22 @@ class Runs:
                 run.start_s = row.start_s
                 self.add(run)
                 return run
-        run = Run(row.job, row.start_s, row.nodes, gpus=None, restarts=row.restarts)
+        run = Run(row.job, row.start_s, (), restarts=row.restarts)
         self.add(run)
         return run
 
     @staticmethod
     def _told(run: Run, row: Queued) -> bool:
         before = msgspec.structs.asdict(run)
-        run.nodes = row.nodes or run.nodes
-        run.account, run.user = row.account or run.account, row.user or run.user
-        run.gpus = row.gpus or run.gpus
         run.numbers = {**run.numbers, **row.numbers}
-        run.restarts, run.end_s = row.restarts, row.end_s
+        run.restarts = row.restarts
+        # slurmdbd may have been asked after slurmctld, and answered before it; its word stands.
+        if not run.settled:
+            run.nodes, run.end_s = row.nodes or run.nodes, row.end_s
+            run.account, run.user = row.account or run.account, row.user or run.user
+            run.gpus = row.gpus or run.gpus
         after = msgspec.structs.asdict(run)
-        return any(before[name] != after[name] for name in _TOLD) or not before["account"]
+        return any(before[name] != after[name] for name in _TOLD)
 
     def take_accounting(
         self, rows: Iterable[Accounted], asked_s: int, claimed: Callable[[str], bool]

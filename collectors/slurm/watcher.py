@@ -83,7 +83,8 @@ class Watcher:
         self._say("sacct_lines", f"{refused} lines cannot be read" if refused else "")
         self.book.take_accounting(rows, asked_s)
         self._deep_s = asked_s if deep else self._deep_s
-        self.book.report(asked_s)
+        if self._follower.caught_up:
+            self.book.report(asked_s)
         # What is asked for has an hour's margin to what is forgotten.
         self.book.forget(far_s - _OVERLAP_S)
 
@@ -153,16 +154,18 @@ class Watcher:
 
     async def publish(self, producer: Producer) -> bool:
         """Sends what the bus does not say yet; whether it took all of it."""
-        records = self.book.changes(self._clock.wall_us())
-        for begin in range(0, len(records), _BATCH):
-            batch = records[begin : begin + _BATCH]
-            try:
-                await self._send(producer, batch)
-            except BusUnavailableError as error:
-                self._say("bus", str(error))
-                self.book.unsent(records[begin:])
-                return False
-            self.book.sent(batch)
+        while self.book.behind:
+            records = self.book.changes(self._clock.wall_us())
+            for begin in range(0, len(records), _BATCH):
+                batch = records[begin : begin + _BATCH]
+                try:
+                    await self._send(producer, batch)
+                except BusUnavailableError as error:
+                    self._say("bus", str(error))
+                    self.book.unsent(records[begin:])
+                    return False
+                self.book.sent(batch)
+            await asyncio.sleep(0)
         self._say("bus", "")
         return True
 

@@ -42,8 +42,8 @@ class Topic:
         return records
 
     def settle(self) -> None:
-        while self.publish():
-            continue
+        while self.book.behind:
+            self.publish()
 
     def owners(self, node: str, number: int, to_s: int = 1_000) -> list[tuple[int, int, str]]:
         """(from, to, job) in seconds of one GPU."""
@@ -173,6 +173,15 @@ def test_facts_that_come_later_help(topic: Topic) -> None:
     topic.settle()
     assert topic.owners("n1.example.org", 1) == [(100, 140, "7")]
     assert topic.book.unplaced == {}
+
+
+def test_an_answer_that_comes_after_accountings_still_tells_the_indices(topic: Topic) -> None:
+    topic.book.take_facts(facts())
+    topic.book.take_accounting([accounted("7", 100, 140)], 150)
+    topic.settle()
+    topic.book.take_queue([queued("7", 100, n1=(2,))], 139)
+    topic.settle()
+    assert topic.owners("n1", 2) == [(100, 140, "7")]
 
 
 def test_a_dead_watchers_open_record_gives_way_to_the_next_prolog(topic: Topic) -> None:
