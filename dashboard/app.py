@@ -7,6 +7,7 @@ route and its process-wide notion of "the app" never come into play.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,9 +28,12 @@ from dashboard.node_callbacks import add_node_callbacks
 from dashboard.node_page import node_list_page, node_page, trouble
 from dashboard.shell import PAGES, index_string, shell
 from dashboard.static import Squeezed, StaticFiles
+from dashboard.usage_callbacks import add_usage_callbacks
+from dashboard.usage_page import usage_page
 
+_log = logging.getLogger(__name__)
 _LAZY = ("async-graph", "async-markdown")
-_PAGE = re.compile(r"/(nodes|alerts|runbooks)(/[^/]*)?/?")
+_PAGE = re.compile(r"/(nodes|usage|alerts|runbooks)(/[^/]*)?/?")
 _SCRIPT = re.compile(r'src="(/_dash-component-suites/[^"]+)"')
 
 
@@ -48,6 +52,7 @@ def create_pages(server: FastAPI, *, api_base: str, client: httpx.AsyncClient) -
     _add_router(dash, api)
     add_node_callbacks(dash, api)
     add_incident_callbacks(dash, api)
+    add_usage_callbacks(dash, api)
     server.mount("/static", files, name="petawatch-static")
     server.mount("", Squeezed(_OneDocument(pages)), name="petawatch-pages")
 
@@ -124,7 +129,12 @@ def _add_router(dash: Any, api: ApiClient) -> None:
     )
     async def show_page(path: str | None) -> tuple[Any, ...]:  # pyright: ignore[reportUnusedFunction]
         here = (path or "/").rstrip("/") or "/"
-        page, current = await _page(api, here)
+        try:
+            page, current = await _page(api, here)
+        except (KeyError, TypeError, ValueError):
+            # An API of another version, say: a sentence, and the reason in the log.
+            _log.exception("page_failed path=%s", here)
+            page, current = trouble("The API's answer is not what this page expects."), ""
         names = ["pw-nav-link pw-nav-current" if key == current else "pw-nav-link" for key in keys]
         return page, *names
 
@@ -136,11 +146,14 @@ async def _page(api: ApiClient, here: str) -> tuple[Component, str]:
         "/nodes": (node_list_page, "nodes"),
         "/alerts": (alerts_page, "alerts"),
     }
+    if here == "/usage":
+        return await usage_page(api), "usage"
     if here in whole:
         make, current = whole[here]
         return make(), current
     named: dict[str, tuple[Callable[[ApiClient, str], Awaitable[Component]], str]] = {
         "/nodes/": (node_page, "nodes"),
+        "/usage/": (usage_page, "usage"),
         "/alerts/": (incident_page, "alerts"),
         "/runbooks/": (runbook_page, "alerts"),
     }

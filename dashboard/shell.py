@@ -12,7 +12,7 @@ from dash.development.base_component import Component
 from dashboard.static import StaticFiles
 from dashboard.tags import attributes
 
-PAGES = (("Live", "/"), ("Nodes", "/nodes"), ("Alerts", "/alerts"))
+PAGES = (("Live", "/"), ("Nodes", "/nodes"), ("Usage", "/usage"), ("Alerts", "/alerts"))
 """Title and address of each entry of the navigation."""
 
 
@@ -31,6 +31,7 @@ def index_string(files: StaticFiles) -> str:
 <link rel="stylesheet" href="{files.url("live.css")}">
 <link rel="stylesheet" href="{files.url("node.css")}">
 <link rel="stylesheet" href="{files.url("alerts.css")}">
+<link rel="stylesheet" href="{files.url("usage.css")}">
 {{%css%}}
 <script type="module" src="{files.url("shell.js")}"></script>
 </head>

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Annotated, Any
 
+import fake_usage
 import httpx
 import numpy as np
 from fake_alerts import routes
@@ -179,6 +180,7 @@ def create_app(fleet: FakeFleet) -> FastAPI:
     app.add_middleware(_Policy)
     _add_routes(app, fleet)
     app.include_router(routes(fleet.alerts))
+    app.include_router(fake_usage.routes())
     client.append(
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://pages")
     )

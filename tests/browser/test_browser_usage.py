@@ -1,0 +1,80 @@
+"""The Usage page in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+Opener = Callable[..., Page]
+_THIN = "\u2009"
+
+
+def wait_charts(page: Page) -> None:
+    """Returns when both charts are drawn."""
+    page.wait_for_function("document.querySelectorAll('#us-days .trace').length === 3")
+    page.wait_for_function("document.querySelectorAll('#us-hours .hm image').length === 1")
+
+
+def test_a_month_shows_the_way_down_with_every_drop(opened: Opener):
+    page = opened("/usage/2026-11", policy=False)
+    wait_charts(page)
+    steps = page.locator(".us-step th").all_text_contents()
+    assert steps == ["Installed", "Reporting", "Allocated", "Active", "Delivered"]
+    drops = page.locator(".us-drop th").all_text_contents()
+    assert [text.removeprefix("− ") for text in drops] == [
+        "down", "not observed", "in maintenance", "held by nobody", "held, and idle",
+        "below nameplate while active",
+    ]  # fmt: skip
+    expect(page.locator(".us-tiles")).to_contain_text(f"325.7{_THIN}PFLOPS")
+    expect(page.locator(".us-standing")).to_have_text("Provisional")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.us-step .us-fill')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] / widths[0] == pytest.approx(0.25, abs=0.01)
+
+
+def test_tenants_are_ranked_and_what_is_absent_is_a_dash(opened: Opener):
+    page = opened("/usage/2026-11")
+    rows = page.locator(".us-tenants tbody tr")
+    expect(rows).to_have_count(331)
+    cells = rows.first.locator("th, td").all_text_contents()
+    assert cells[:5] == ["1", "tenant-1", "10,000", f"10.0{_THIN}%", "6,000"]
+    expect(rows.nth(2).locator("td").nth(6)).to_have_text("–")
+    expect(page.locator(".us-tenants tfoot")).to_contain_text("All (simulated)")
+    expect(page.get_by_text("Held and idle")).to_be_visible()
+    expect(page.locator("text=48009")).to_be_visible()
+
+
+def test_another_month_is_chosen_and_may_be_final(opened: Opener):
+    page = opened("/usage")
+    expect(page.locator("h1")).to_have_text("Usage, November 2026")
+    page.get_by_role("link", name="Oct 2026").click()
+    expect(page.locator("h1")).to_have_text("Usage, October 2026")
+    expect(page.locator(".us-standing")).to_have_text("Final")
+    link = page.get_by_role("link", name="CSV to be signed off")
+    expect(link).to_have_attribute("href", "/api/v1/usage/monthly.csv?month=2026-10")
+    assert page.url.endswith("/usage/2026-10")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/usage/2026-06", "The ledger has nothing of June 2026."),
+        ("/usage/2026-07", "The books do not answer now."),
+        ("/usage/2026-13", "A month is written like 2026-10."),
+    ],
+)
+def test_what_cannot_be_shown_says_why(opened: Opener, path: str, said: str):
+    page = opened(path)
+    expect(page.locator(".nd-trouble")).to_have_text(said)
+
+
+@pytest.mark.parametrize("width", [390, 1_920])
+def test_nothing_is_wider_than_the_page(opened: Opener, width: int):
+    page = opened("/usage/2026-11", width=width)
+    wait_charts(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
