@@ -40,6 +40,8 @@ Sort = Literal["gpu_hours", "idle_gpu_hours", "efficiency"]
 FILTERS = ("tenant", "project", "job", "model")
 _KEY = ("tenant", "project", "job", "origin")
 _MINUTE_US = 60_000_000
+_BETWEEN = "\n"
+"""Stands in no model's name."""
 _MOST_PARAMETERS = 100
 
 
@@ -86,8 +88,8 @@ def _summed(period: Period, question: JobQuestion) -> Any:
     joined = selects[0].subquery() if len(selects) == 1 else union_all(*selects).subquery()
     key = [joined.c[name] for name in _KEY]
     sums = [func.sum(joined.c[name]).label(name) for name in (*MEASURES, "nameplate")]
-    models = func.min(joined.c.model).label("model"), func.max(joined.c.model).label("model_2")
-    return select(*key, *sums, *models).group_by(*key)
+    models = func.aggregate_strings(joined.c.model, _BETWEEN).label("models")
+    return select(*key, *sums, models).group_by(*key)
 
 
 def _columns(table: Any, rate: Any) -> list[Any]:
@@ -169,7 +171,7 @@ def _row(
     return {
         **{name: found[name] for name in _KEY[:3]},
         "origin": origin_text(found["origin"]),
-        "models": sorted({found["model"], found["model_2"]}),
+        "models": sorted(set(found["models"].split(_BETWEEN))),
         "first_hour_us": None if seen is None else seen[0] * HOUR_US,
         "last_hour_us": None if seen is None else seen[1] * HOUR_US,
         "gpu_us": held,

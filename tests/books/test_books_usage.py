@@ -315,6 +315,7 @@ async def test_jobs_are_summed_sorted_and_found_idle(
 ) -> None:
     database, rows = ledger
     period = Period(hours, ZONE)
+    models = Models(SITE)
     total, found = await database.read(lambda one: job_table(one, period, JobQuestion({})))
     expected: dict[tuple[str, str, str, str], list[int]] = {}
     seen: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -338,6 +339,13 @@ async def test_jobs_are_summed_sorted_and_found_idle(
         key = (row["tenant"], row["project"], row["job"])
         assert row["first_hour_us"] == min(seen[key]) * HOUR_US
         assert row["last_hour_us"] == max(seen[key]) * HOUR_US
+        used = {
+            models.at(node, hour)
+            for hour, node, _, _, *names in rows.by_key()
+            if tuple(names) == key and hour in hours
+        }
+        assert set(row["models"]) <= used
+    assert set().union(*(row["models"] for row in found)) == {"H800-SXM", "A800-SXM4-80GB"}
     one, rest = await database.read(
         lambda one: job_table(one, period, JobQuestion({"tenant": ["bee"]}, limit=1))
     )
