@@ -108,7 +108,7 @@ def test_what_went_wrong_is_told(undisturbed: Life) -> None:
     assert not {subject for rule, subject in found if rule == "node_silent"} - {"a01n02", "b01n01"}
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_fetches_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life, seed: int) -> None:
     life = Life(*wrong, options())
@@ -118,7 +118,7 @@ def test_fetches_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life,
     assert life.incidents == undisturbed.incidents
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_deaths_change_nothing(wrong: tuple[Log, Inventory], undisturbed: Life, seed: int) -> None:
     """Every life ends at a random fetch; the next begins with the last snapshot, and what is on

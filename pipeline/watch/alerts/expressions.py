@@ -46,6 +46,8 @@ _PLAIN: dict[str, tuple[str, tuple[float, float]]] = {
     "power_share": ("ratio", (0, 2)),
     "hung": ("", (0, 1)),
 }
+ROLES = ("store", "watch", "alerts", "books", "serve", "notify")
+"""Whose health boards are read."""
 REASON_BITS = {
     "power_cap": 4, "sync_boost": 16, "sw_thermal": 32, "hw_thermal": 64, "power_brake": 128,
 }  # fmt: skip
@@ -246,6 +248,8 @@ def _facility(name: str, args: tuple[str, ...]) -> Expression:
 
 def _health(name: str, args: tuple[str, ...]) -> Expression:
     _need(name, args, 2, "health(store, lag_s)")
+    if args[0] not in ROLES:
+        raise ValueError(f"no role {args[0]!r}; {closest(args[0], list(ROLES))}")
     unit = "s" if args[1].endswith("_s") else "d" if args[1].endswith("_days") else ""
     return Expression(name, args, unit, (-math.inf, math.inf))
 
