@@ -119,6 +119,14 @@ async def fill(series: SeriesStore, database: Database, inventory: Inventory, ho
     await database.write(write)
 
 
+def _store(url: str | None, folder: Path) -> SeriesStore:
+    """A store of the benchmark's own."""
+    if url is None:
+        return open_series(f"duckdb://{folder}/series.duckdb")
+    token = os.environ["PETAWATCH_INFLUX_TOKEN"]
+    return open_series(url, token=token, prefix=f"bench-{uuid4().hex[:8]}")
+
+
 async def measure(gpus: int, hours: int, nodes: int | None, url: str | None) -> dict[str, Any]:
     """One row of results."""
     site = make_site(SITES.get(gpus, f"synthetic:{gpus}"))
@@ -126,17 +134,7 @@ async def measure(gpus: int, hours: int, nodes: int | None, url: str | None) -> 
     clock = SystemClock()
     span = range(clock.wall_us() // HOUR_US - hours - 2, clock.wall_us() // HOUR_US - 2)
     with tempfile.TemporaryDirectory(prefix="petawatch-rebuild-") as folder:
-        series = open_series(
-            url or f"duckdb://{folder}/series.duckdb",
-            **(
-                {
-                    "token": os.environ["PETAWATCH_INFLUX_TOKEN"],
-                    "prefix": f"bench-{uuid4().hex[:8]}",
-                }
-                if url
-                else {}
-            ),
-        )
+        series = _store(url, Path(folder))
         database = Database(f"sqlite:///{Path(folder)}/books.db")
         await series.start()
         await database.start()

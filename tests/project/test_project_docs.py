@@ -73,7 +73,8 @@ def test_commands_and_options_exist(path: Path) -> None:
         if command not in HELP:
             continue
         found: click.Command = plugins.load(GROUP, command)
-        known = {flag for parameter in found.params for flag in parameter.opts}
+        parts = [found, *getattr(found, "commands", {}).values()]
+        known = {flag for part in parts for parameter in part.params for flag in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= known, command
 
 
