@@ -7,6 +7,7 @@ import json
 import os
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 
@@ -81,10 +82,8 @@ def held(samples: dict[int, Sample], seconds: int) -> Log:
     for second in range(seconds):
         at_us = T0 + second * S
         own = {"observed_us": second * S, "active_us": second * S, "down_us": 0}
-        columns: dict[str, list[float]] = {
-            **values,
-            **{name: [float(v)] * len(slots) for name, v in own.items()},
-        }
+        columns: dict[str, Sequence[float]] = dict(values)
+        columns |= {name: [value] * len(slots) for name, value in own.items()}
         record = NodeRecord(
             SITE, Origin.REPLAYED, 9, second, at_us, 0, slots, [1] * len(slots), columns
         )
