@@ -249,6 +249,10 @@ class Chaos:
         time.sleep(act.for_s)
         disk.clear()
         ended = any(not one.alive for one in writers)
+        for one in writers:
+            if one.kind == "broker" and one.alive:
+                # It gives up a log directory that failed, until it is started anew.
+                one.kill()
         for one in self.targets.values():
             one.start()
         return ended
