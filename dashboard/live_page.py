@@ -274,11 +274,11 @@ def _tenants() -> Component:
 def _attention() -> Component:
     columns = (
         ("State", ""),
-        ("Node", ""),
+        ("Where", ""),
         ("Rack", ""),
         ("GPUs", "pw-right"),
         ("Tenant", "lv-tenant"),
     )
     body = _table("lv-attention-rows", columns, "Nothing is down, silent or throttled.")
-    link = dcc.Link("All nodes", href="/nodes", className="pw-note pw-link")
+    link = dcc.Link("All alerts", href="/alerts", className="pw-note pw-link")
     return _card("Needs attention", link, body, name="lv-table-card")

@@ -27,6 +27,7 @@ export class LiveView {
   constructor(root) {
     this.root = root;
     this.history = new History();
+    this.incidents = [];
     this.byId = (id) => document.getElementById(id);
     this.map = new GpuMap(this.byId("lv-map"), this.byId("lv-tip"), describeGpu);
     this.charts = {
@@ -40,6 +41,11 @@ export class LiveView {
     this.onResize.observe(root);
     showLegend(this.byId("lv-legend"), this.map.mode, null);
     this.history.load().then(() => this.drawHistory(), () => {});
+  }
+
+  // Open incidents, as the header's count of them is renewed.
+  told(incidents) {
+    this.incidents = incidents;
   }
 
   close() {
@@ -84,7 +90,7 @@ export class LiveView {
     if (this.map.mode === "tenant" || this.shown === 0) this.refreshLegend();
     showHottest(header);
     showTenants(header);
-    showAttention(frame, this.map.gpus);
+    showAttention(frame, this.map.gpus, this.incidents);
     this.drawCharts();
     if (this.shown % SPARK_EVERY === 0) this.drawSparks();
     this.shown += 1;

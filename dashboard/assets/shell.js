@@ -1,7 +1,7 @@
 // The header of every page: state pill, origin, clocks, theme; feeds the Live page.
 
 import { AlertsView, IncidentView } from "./alerts.js";
-import { Feed } from "./feed.js";
+import { Feed, getJson } from "./feed.js";
 import { LiveView } from "./live.js";
 import { NodeView } from "./node.js";
 import { NodesView } from "./nodes.js";
@@ -15,6 +15,8 @@ const utcTime = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone
 let localTime = null;
 let view = null;
 let said = "";
+let incidents = [];
+const INCIDENTS_MS = 5_000;
 
 window.__live = { n: 0, header: null, state: "starting", connections: 0 };
 
@@ -78,6 +80,22 @@ function showClocks() {
   }
 }
 
+// How many incidents are open stands beside the page's name; an API that cannot say leaves it out.
+async function countIncidents() {
+  try {
+    incidents = (await getJson("/api/v1/incidents")).incidents;
+  } catch {
+    incidents = [];
+  }
+  const link = document.getElementById("pw-nav-alerts");
+  if (link) {
+    link.dataset.count = incidents.length ? number(incidents.length) : "";
+    link.dataset.worst = incidents.some((one) => one.severity === "critical") ? "critical" : "warning";
+    link.title = incidents.length ? `${number(incidents.length)} open` : "";
+  }
+  view?.told?.(incidents);
+}
+
 function switchTheme() {
   const root = document.documentElement;
   root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
@@ -102,6 +120,7 @@ function followPage() {
     if (root) view = new View(root);
   }
   if (!view) return;
+  view.told?.(incidents);
   if (feed.latest) view.frame?.(feed.latest, feed.layout);
   tick();
 }
@@ -115,5 +134,7 @@ new MutationObserver(() => view?.theme?.()).observe(document.documentElement, {
   attributeFilter: ["data-theme"],
 });
 setInterval(tick, 500);
+setInterval(countIncidents, INCIDENTS_MS);
+countIncidents();
 feed.open();
 followPage();

@@ -34,6 +34,10 @@ function barCell(name, text) {
 }
 
 function link(target, text, node) {
+  linkTo(target, text, `/nodes/${encodeURIComponent(node)}`);
+}
+
+function linkTo(target, text, href) {
   let anchor = target.querySelector("a");
   if (!anchor) {
     anchor = element("a", "pw-link");
@@ -44,7 +48,6 @@ function link(target, text, node) {
     });
     target.replaceChildren(anchor);
   }
-  const href = `/nodes/${encodeURIComponent(node)}`;
   if (anchor.getAttribute("href") !== href) anchor.setAttribute("href", href);
   if (anchor.textContent !== text) anchor.textContent = text;
 }
@@ -132,18 +135,27 @@ function tenantOf(rank, header) {
   return rank === 254 ? "another tenant" : (header.tenants[rank]?.tenant ?? NONE);
 }
 
-export function showAttention(frame, gpus) {
-  const all = gpus ? findAttention(frame, gpus) : [];
-  const shown = all.slice(0, ROWS);
+// An incident stands for the nodes of its place; what else needs attention follows.
+function isWithin(item, { subject }) {
+  if (subject.node) return item.node === subject.node;
+  return subject.scope === "rack" && item.rack === subject.rack;
+}
+
+export function showAttention(frame, gpus, incidents) {
+  const told = incidents.slice(0, ROWS);
+  const loose = gpus ? findAttention(frame, gpus).filter((item) => !incidents.some((one) => isWithin(item, one))) : [];
+  const shown = loose.slice(0, ROWS - told.length);
   const body = document.getElementById("lv-attention-rows");
-  const rows = keepRows(body, shown.length, () => {
+  const rows = keepRows(body, told.length + shown.length, () => {
     const row = nodeRow("", "", "", "pw-right", "lv-tenant");
     row.children[0].append(element("span", "pw-shape"), element("span"));
     return row;
   });
+  told.forEach((incident, index) => showIncident(rows[index], incident));
   shown.forEach((item, index) => {
-    const row = rows[index];
+    const row = rows[told.length + index];
     const [, shape, word] = ATTENTION[item.kind];
+    row.title = "";
     row.children[0].firstElementChild.dataset.shape = shape;
     row.children[0].lastElementChild.textContent = word;
     link(row.children[1], item.node, item.node);
@@ -151,5 +163,15 @@ export function showAttention(frame, gpus) {
     cell(row, 3, number(item.count));
     cell(row, 4, item.tenant);
   });
-  empty("lv-attention-rows", shown.length === 0);
+  empty("lv-attention-rows", told.length + shown.length === 0);
+}
+
+function showIncident(row, { id, severity, title, text, subject, gpus, tenants }) {
+  row.title = text ? `${title}. ${text}` : title;
+  row.children[0].firstElementChild.dataset.shape = severity;
+  row.children[0].lastElementChild.textContent = severity === "critical" ? "Incident" : "Warning";
+  linkTo(row.children[1], title.replace(/, \d+ GPUs$/, ""), `/alerts/${encodeURIComponent(id)}`);
+  cell(row, 2, subject.rack ?? NONE);
+  cell(row, 3, gpus ? number(gpus) : NONE);
+  cell(row, 4, tenants.length > 1 ? `${tenants[0]} and ${tenants.length - 1} more` : (tenants[0] ?? "unallocated"));
 }

@@ -100,3 +100,20 @@ def test_nothing_is_wider_than_the_page(opened: Opener, width: int):
     page = opened("/alerts", width=width)
     expect(page.locator("#al-list tr")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_live_page_leads_to_what_is_open(opened: Opener, fleet: FakeFleet):
+    page = opened("/")
+    expect(page.locator("#pw-nav-alerts")).to_have_attribute("data-count", "2")
+    first = page.locator("#lv-attention-rows tr").first
+    expect(first).to_contain_text("IncidentRack A03 (Hall 1): rack cooling")
+    expect(first).to_contain_text("Meridian Language Models and 1 more")
+    # Its rack's nodes are not told of one by one beside it.
+    expect(page.locator("#lv-attention-rows tr", has_text="a03n")).to_have_count(0)
+    first.locator("a").click()
+    expect(page.locator("#in-head h1")).to_contain_text("Rack A03 (Hall 1)")
+    for one in fleet.alerts.incidents.values():
+        one["state"] = "resolved"
+    page.get_by_role("link", name="Live").click()
+    expect(page.locator("#lv-attention-rows")).to_be_visible()
+    expect(page.locator("#pw-nav-alerts")).to_have_attribute("data-count", "")
