@@ -19,8 +19,8 @@ from pipeline.settings import Settings
 
 @click.command(help="Runs the roles behind the bus: store, watch, books, notify.")
 @setting_options(
-    Settings, "site", "data", "bus", "store", "influx_token", "books", "notify", "rules", "flush_s",
-    "raw_interval_s", "gpu_partitions", "topic_prefix", "tenants",
+    Settings, "site", "data", "bus", "store", "influx_token", "books", "flush_s",
+    "raw_interval_s", "gpu_partitions", "topic_prefix", "tenants", "rules", "notify",
 )  # fmt: skip
 @click.option(
     "--role",

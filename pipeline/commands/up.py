@@ -79,7 +79,9 @@ def exporters(
 
 
 @click.command(help="Runs everything in one process and shows it in the browser.")
-@setting_options(Settings, "site", "data", "host", "port", "bus", "store", "books", "tenants")
+@setting_options(
+    Settings, "site", "data", "host", "port", "bus", "store", "books", "tenants", "rules", "notify",
+)  # fmt: skip
 @click.option("--backend", type=click.Choice(["nvml", "sim"]), help="Where samples come from.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A recording to show.")
 @click.option(

@@ -20,6 +20,7 @@ from pipeline.watch.layout import FleetLayout
 DEPTH = 6
 """Records kept per GPU: rates are over the last DEPTH − 1 ticks."""
 _MOST_UNKNOWN = 10_000
+_SILENT_US = 5_000_000
 RATES = (
     "gflop", "gflop_lo", "gflop_hi", "gflop_estimated", "active_us", "observed_us", "down_us",
     "throttle_power_cap_us", "throttle_sw_thermal_us", "throttle_hw_thermal_us",
@@ -78,10 +79,14 @@ class FleetState:
         at = self._positions[group.gpu].reshape(-1)
         time_us = np.repeat(group.time_us, group.slots)
         run = np.repeat(group.run, group.slots)
-        # A late or repeated record says nothing of now; history has it.
-        newer = (at >= 0) & ((time_us > self.newest_us[at]) | (run > self._run[at]))
+        bus = np.repeat(bus_us, group.slots)
+        # A late or repeated record says nothing of now; history has it.  Only where the run that is
+        # shown has fallen silent does another begin that is older by its clock: one set back.
+        newer = (time_us > self.newest_us[at]) | (run > self._run[at])
+        newer |= (run != self._run[at]) & (bus - self.bus_us[at] > _SILENT_US)
+        newer &= at >= 0
         keep = slice(None) if newer.all() else newer
-        at, time_us, run = at[keep], time_us[keep], run[keep]
+        at, time_us, run, bus = at[keep], time_us[keep], run[keep], bus[keep]
         count = np.where(run == self._run[at], self._count[at], 0)
         ring = count % DEPTH
         self._time_us[ring, at] = time_us
@@ -90,7 +95,7 @@ class FleetState:
         self._count[at] = count + 1
         self._run[at] = run
         self.newest_us[at] = time_us
-        self.bus_us[at] = np.repeat(bus_us, group.slots)[keep]
+        self.bus_us[at] = bus
         self.origin[at] = np.repeat(group.origin, group.slots)[keep]
         for name, column in zip(GAUGES, group.gauges, strict=True):
             self.gauges[name][at] = column.reshape(-1)[keep]
