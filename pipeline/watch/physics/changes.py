@@ -23,11 +23,14 @@ State = dict[str, NDArray[Any]]
 
 _NOISE_S, _NOISE_FIRST_S = 7_200.0, 120.0
 _SAMPLES = 3
+_LOUDEST = 5.0
+_OTHERS, _REST = 3, 1.0
+"""A node is compared with the rest of its rack where that is so many nodes, and says as much."""
 _FLOOR_C, _FLOOR_GPU_C = 0.06, 0.3
 """Least noise of a place, and of one GPU: whole degrees are 0.29."""
-_MISFIT, _MISFIT_WEIGHT = 0.03, 1e5
+_MISFIT, _MISFIT_WEIGHT, _MISFIT_S = 0.03, 1e6, 7_200.0
 """Part of a step of the rise that the lags may get wrong for a while, until it is known
-better; the weight of that in °C⁴."""
+better; the weight of that in °C⁴·s, and how long what is known better is remembered."""
 
 
 class Change(NamedTuple):
@@ -42,15 +45,17 @@ class Change(NamedTuple):
 class _Noise:
     """Learnt variance of one figure of N places, °C²."""
 
-    def __init__(self, size: int, first_c: float, floor_c: float) -> None:
+    def __init__(self, size: int, first_c: float, floor_c: Floats | float) -> None:
         self.variance: Floats = np.full(size, first_c**2, np.float32)
-        self._floor = np.float32(floor_c**2)
+        self._floor = np.square(np.float32(floor_c))
         self.seen: Floats = np.zeros(size, np.float32)
 
     def note(self, value: Floats, ok: Bools, step_s: float) -> None:
         square = np.minimum(value * value, 9 * self.variance)
         self.seen += ok * np.float32(step_s)
-        gain = ok * np.float32(step_s) / np.clip(self.seen, max(_NOISE_FIRST_S, step_s), _NOISE_S)
+        # What was seen while the model was still poor soon counts little.
+        span_s = np.clip(self.seen / 3, max(_NOISE_FIRST_S, step_s), _NOISE_S)
+        gain = ok * np.float32(step_s) / span_s
         self.variance += gain * (square - self.variance)
         np.maximum(self.variance, self._floor, out=self.variance)
 
@@ -64,13 +69,16 @@ class Changes:
         self.fast: Floats = np.full(g, np.nan, np.float32)
         self.base: Floats = np.full(g, np.nan, np.float32)
         self.rise_base: Floats = np.full(g, np.nan, np.float32)
-        self._misfit: Floats = np.full((2, g), _MISFIT_WEIGHT, np.float32)
-        self._misfit[0] *= np.float32(_MISFIT**2)
+        self._misfit: Floats = np.zeros((2, g), np.float32)
         self.gpu_noise = _Noise(g, 1.0, _FLOOR_GPU_C)
         self._noise = {
-            level.scope: (_Noise(level.size, 0.6, _FLOOR_C), _Noise(level.size, 0.6, _FLOOR_C))
+            level.scope: (
+                _Noise(level.size, 0.5, np.maximum(_FLOOR_C, _FLOOR_GPU_C / np.sqrt(level.gpus))),
+                _Noise(level.size, 2.0, 1.0),
+            )
             for level in places.levels
         }
+        self._watched_s = {level.scope: np.zeros(level.size, np.float32) for level in places.levels}
         self._seen_s: Floats = np.zeros(g, np.float32)
         self.above: Floats = np.zeros((2, g), np.float32)
         """s and ticks for which a GPU has been beyond its level."""
@@ -113,16 +121,18 @@ class Changes:
         rise_c: Floats,
         known: Floats,
         gap_c: Floats,
-        noise_c2: Floats,
+        ok: Bools,
         step_s: float,
         held: Bools,
     ) -> dict[str, Change]:
         """The changes of all levels; `known` is the variance of a GPU's resistance, relative,
-        `gap_c` what a lost sample may have hidden."""
-        ok = self.trusted
+        `gap_c` what a lost sample may have hidden; only who is `ok` is judged."""
+        ok = ok & self.trusted
         jump = np.where(ok, rise_c - self.rise_base, np.float32(0))
         jump *= jump
-        unknown = np.where(ok, known, 0) + self._misfit[0] / self._misfit[1]
+        prior = np.where(ok, known, np.float32(0)) + np.float32(_MISFIT**2)
+        unknown = prior * np.float32(_MISFIT_WEIGHT) + self._misfit[0]
+        unknown /= np.float32(_MISFIT_WEIGHT) + self._misfit[1]
         doubt = np.sqrt(jump * unknown + gap_c * gap_c)
         known_s = self._seen_s >= self._settings.warm_up_s
         self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + doubt * doubt)
@@ -131,17 +141,40 @@ class Changes:
         self._seen_s += ok * np.float32(step_s)
         self._learn_misfit(jump, learns & (gap_c < 0.1), step_s)
         self.gpu_noise.note(self.change, learns & (jump < 4) & (gap_c < 0.1), step_s)
-        weight = np.where(learns, 1 / noise_c2, np.float32(0))
-        rise = np.where(ok, rise_c, np.float32(0))
+        variance = self.gpu_noise.variance + doubt * doubt
+        weight = learns / variance
+        # One GPU alone cannot speak for its node or rack, however far off it is.
+        bound = _LOUDEST * np.sqrt(variance)
+        change = np.clip(self.change, -bound, bound)
+        rise = np.where(ok, np.maximum(rise_c, 0), np.float32(0))
+        carried = weight * rise
         sums = np.stack([
-            weight, weight * self.change, weight * rise * self.change, weight * rise * rise,
-            weight * doubt, (ok & held).astype(np.float32),
+            weight, weight * change, carried, carried * change, carried * rise,
+            weight * doubt, carried * doubt, (ok & held).astype(np.float32),
         ])  # fmt: skip
+        return self._levels(sums, step_s)
+
+    def _levels(self, sums: Floats, step_s: float) -> dict[str, Change]:
         out: dict[str, Change] = {}
-        for level in self._places.levels:
-            sums = level.add(sums)
-            out[level.scope] = self._of_level(level, sums, step_s)
+        node, rack, hall, site = self._places.levels
+        of_node = node.add(sums)
+        of_rack = rack.add(of_node)
+        self._beside(of_node, of_rack)
+        out["node"] = self._of_level(node, of_node, step_s)
+        out["rack"] = self._of_level(rack, of_rack, step_s)
+        of_hall = hall.add(of_rack)
+        out["hall"] = self._of_level(hall, of_hall, step_s)
+        out["site"] = self._of_level(site, site.add(of_hall), step_s)
         return out
+
+    def _beside(self, of_node: Floats, of_rack: Floats) -> None:
+        """Takes from each node what the rest of its rack shows, where there is a rest."""
+        rack = self._places.node.parent
+        others = of_rack[:2, rack] - of_node[:2]
+        enough = (self._places.rack.parts[rack] > _OTHERS) & (others[0] > _REST * of_node[0])
+        shared = enough * others[1] / np.maximum(others[0], np.float32(1e-9))
+        of_node[1] -= shared * of_node[0]
+        of_node[3] -= shared * of_node[2]
 
     def _above(self, step_s: float) -> None:
         """Counts for how long each GPU has been beyond its level without a break."""
@@ -159,24 +192,35 @@ class Changes:
     def _learn_misfit(self, jump: Floats, learns: Bools, step_s: float) -> None:
         """Least squares of change² = noise² + misfit²·jump² (of the squares)."""
         square = np.minimum(self.change * self.change, 9.0) - self.gpu_noise.variance
+        self._misfit *= np.float32(np.exp(-step_s / _MISFIT_S))
         part = learns * np.float32(min(step_s, 10.0))
         self._misfit[0] += part * jump * square
         self._misfit[1] += part * jump * jump
         np.maximum(self._misfit[0], self._misfit[1] * np.float32(1e-5), out=self._misfit[0])
 
     def _of_level(self, level: Level, sums: Floats, step_s: float) -> Change:
-        total = np.maximum(sums[0], np.float32(1e-9))
-        offset = sums[1] / total
-        size = np.sqrt(np.maximum(sums[3], np.float32(1e-9)) / total)
-        carried = sums[2] / (total * size)
-        doubt = sums[4] / total
-        quiet = (sums[0] > 0) & (sums[5] <= 0)
-        sigmas: list[Floats] = []
-        for figure, noise in zip((offset, carried), self._noise[level.scope], strict=True):
-            spread = np.sqrt(noise.variance + doubt * doubt)
-            sigmas.append(figure / spread * (noise.seen >= self._settings.warm_up_s))
-            noise.note(figure, quiet & (doubt * doubt < 4 * noise.variance), step_s)
-        return Change(offset, carried, np.maximum(*sigmas))
+        """Generalised least squares of both signatures, with an offset that wanders by itself."""
+        weight, cross, carried, cross_carried, square, doubt, doubt_carried, held = sums
+        total = np.maximum(weight, np.float32(1e-9))
+        wander, scatter = self._noise[level.scope]
+        offset = cross / total
+        doubt = doubt / total
+        own = wander.variance + doubt * doubt
+        part = own / (1 + own * total)
+        # What the wandering offset may explain is taken from both sides.
+        left = np.maximum(square - part * carried * carried, 1e-3 * square + 1e-6)
+        ratio = (cross_carried - part * carried * cross) / left
+        doubtful = doubt_carried / np.maximum(square, np.float32(1e-6))
+        watched = self._watched_s[level.scope]
+        watched += (weight > 0) * np.float32(step_s)
+        known = (watched >= self._settings.warm_up_s).astype(np.float32)
+        sigmas = np.maximum(
+            offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful * doubtful)
+        )
+        quiet = (weight > 0) & (held <= 0) & (doubt * doubt < 4 * wander.variance)
+        wander.note(offset, quiet, step_s)
+        scatter.note(ratio * np.sqrt(left), quiet, step_s)
+        return Change(offset, ratio * np.sqrt(square / total), known * sigmas)
 
     def state(self) -> State:
         """All that was learnt, as arrays."""
@@ -187,7 +231,8 @@ class Changes:
             "above": self.above,
         }  # fmt: skip
         for scope, pair in self._noise.items():
-            for name, noise in zip(("offset", "carried"), pair, strict=True):
+            kept[f"{scope}_watched_s"] = self._watched_s[scope]
+            for name, noise in zip(("wander", "scatter"), pair, strict=True):
                 kept[f"{scope}_{name}_variance"] = noise.variance
                 kept[f"{scope}_{name}_seen"] = noise.seen
         return kept

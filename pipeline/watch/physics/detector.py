@@ -24,6 +24,8 @@ _FORGET_S = 120.0
 """A GPU that was silent for longer is met as a new one."""
 _RATIO_EVERY_S = 60.0
 _GAP_S = 40.0
+_SUSPICIOUS = 0.05
+"""Part of what a suspicious GPU shows that is learnt all the same: its work may be new."""
 _FROZEN_S, _HELD_S = 2 * 86_400.0, 7 * 86_400.0
 """How long nothing is learnt of a GPU that is suspicious, or that was told of: then it is so."""
 
@@ -180,11 +182,13 @@ class ThermalDetector:
         odd = held | self._judge.suspicious()
         self._frozen_s = odd * (self._frozen_s + np.float32(moment.step_s))
         limit = np.where(held, np.float32(_HELD_S), np.float32(_FROZEN_S))
-        learns = moment.trusted & (~odd | (self._frozen_s > limit))
+        share = np.where(held, np.float32(0), np.float32(_SUSPICIOUS))
+        share = np.where(odd & (self._frozen_s <= limit), share, np.float32(1))
+        counts = moment.trusted * share
         model = self._model
         at = model.next()
         before = model.expected(at)
-        model.learn(core, moment.residual_c, moment.variance_c2, learns, moment.step_s)
+        model.learn(core, moment.residual_c, moment.variance_c2, counts, moment.step_s)
         self._judge.shift(at, model.expected(at) - before)
 
     def _derived(

@@ -24,6 +24,8 @@ _CLIP_C = 1.5
 _SPREAD_S = 86_400.0
 _SURE = 5.0
 """A residual counts only beyond so many deviations of what is not known of the model."""
+_QUORUM = 0.4
+"""Of a place's GPUs must be known, or it is not judged as a whole."""
 _SIBLINGS = 3
 """A place is compared with its siblings where there are so many."""
 
@@ -48,6 +50,10 @@ class Drift:
         self._spread: Floats = np.full(g, 0.25, np.float32)
         self._rack: Floats = np.zeros(places.rack.size, np.float32)
         self._hall: Floats = np.zeros(places.hall.size, np.float32)
+        sizes = {"gpu": g, **{level.scope: level.size for level in places.levels}}
+        self._above_s = {scope: np.zeros(size, np.float32) for scope, size in sizes.items()}
+        """For how long each place has been beyond its level."""
+        self._span_s = 0.0
         self.level: Floats = np.full(g, np.inf, np.float32)
         """From which °C on a GPU is told of."""
 
@@ -75,6 +81,7 @@ class Drift:
     def measure(self, usable: Bools, span_s: float) -> dict[str, Drifted]:
         """The drift of all levels over the GPUs that are `usable`."""
         settings, places = self._settings, self._places
+        self._span_s = span_s
         ok = usable & ~np.isnan(self.mean)
         mean = np.where(ok, self.mean, np.float32(0))
         doubt = np.where(ok, self._doubt, np.float32(0))
@@ -94,21 +101,32 @@ class Drift:
         rack = places.rack.add(node)
         return {
             "gpu": Drifted(own, own / self.level),
-            "node": self._of(node, node[1], settings.slow_node_rise_c),
-            "rack": self._of(rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c),
+            "node": self._of(node, node[1], settings.slow_node_rise_c, places.node.gpus),
+            "rack": self._of(
+                rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c, places.rack.gpus
+            ),
             "hall": self._of(
                 places.hall.add(rack),
                 places.hall.add(rack)[0] * self._hall,
                 settings.slow_hall_rise_c,
+                places.hall.gpus,
             ),
         }
 
-    def _of(self, sums: Floats, total: Floats, level_c: float) -> Drifted:
+    def lasting(self, scope: str, drifted: Drifted) -> Bools:
+        """Places that have been beyond their level for long: work that was never seen before is
+        learnt meanwhile, a fault is not.  To be asked once after each `measure`."""
+        above = self._above_s[scope]
+        above += np.float32(self._span_s)
+        above *= drifted.part >= 1
+        return above >= self._settings.slow_lasts_s
+
+    def _of(self, sums: Floats, total: Floats, level_c: float, gpus: NDArray[np.intp]) -> Drifted:
         weight = np.maximum(sums[0], np.float32(1e-9))
         rise = total / weight
         doubt = sums[2] / weight
         level = np.maximum(np.float32(level_c), np.float32(_SURE) * doubt)
-        return Drifted(rise, rise / level * (sums[3] > 0))
+        return Drifted(rise, rise / level * (sums[3] >= _QUORUM * gpus))
 
     def _share(self, mean: Floats, weight: Floats) -> None:
         """A step of the Huber means of racks and halls towards what they are now."""
@@ -149,7 +167,7 @@ class Drift:
         """All that was learnt, as arrays."""
         return {
             "mean": self.mean, "doubt": self._doubt, "spread": self._spread, "rack": self._rack, "hall": self._hall,
-            "level": self.level,
+            "level": self.level, **{f"{k}_above_s": v for k, v in self._above_s.items()},
         }  # fmt: skip
 
     def load(self, state: State) -> None:

@@ -24,6 +24,9 @@ _MOST_A_TICK = 8
 _AGAIN_US = 3_000_000
 """A rack that was looked at is not looked at again before."""
 _FLOOR_C2 = 0.09
+_KNOWN_C2, _FORGET_S = 0.6, 60.0
+"""A GPU whose expected temperature is known less well is not judged: it never worked so before;
+after so long what it was before is forgotten."""
 _ALMOST = 0.6
 """Of its own level, for a place that explains what another place was found by."""
 _REFINED_US = 300_000_000
@@ -62,6 +65,7 @@ class Judge:
         self._findings = Findings(layout, settings)
         self._inlets = Inlets(layout.places)
         self._looked_us = np.zeros(layout.places.rack.size, np.int64)
+        self._unknown_s: Floats = np.zeros(layout.gpus, np.float32)
         self._since_drift_s = 0.0
 
     @property
@@ -96,17 +100,21 @@ class Judge:
         """Takes a tick in."""
         m, changes = moment, self._changes
         self._inlets.follow(inlet_c, m.step_s)
-        changes.follow(m.residual_c, m.rise_c, m.trusted, m.dt_s, self.held)
+        changes.follow(m.residual_c, m.rise_c, m.trusted & m.known, m.dt_s, self.held)
+        known = m.trusted & m.known & (m.variance_c2 < _KNOWN_C2)
+        self._unknown_s = (m.trusted & ~known) * (self._unknown_s + np.float32(m.step_s))
+        self._drift.forget((self._unknown_s >= _FORGET_S) & ~self.held)
+        m = m._replace(trusted=known | (m.trusted & self.held))
         found = changes.measure(
-            m.rise_c, m.resistance_variance, m.hidden_c, m.noise_c2, m.step_s, self.held
+            m.rise_c, m.resistance_variance, m.hidden_c, m.trusted, m.step_s, self.held
         )
         self._close(m)
         self._sudden(m, found)
         self._since_drift_s += m.step_s
         if self._since_drift_s >= EVERY_S:
             span_s, self._since_drift_s = self._since_drift_s, 0.0
-            self._drift.follow(changes.fast, m.variance_c2, m.trusted & m.known, span_s)
-            self._creeping(m, self._drift.measure(m.trusted & m.known & ~self.held, span_s))
+            self._drift.follow(changes.fast, m.variance_c2, m.trusted, span_s)
+            self._creeping(m, self._drift.measure(m.trusted & ~self.held, span_s))
         self._refine(m.time_us)
 
     def _close(self, m: Moment) -> None:
@@ -171,7 +179,7 @@ class Judge:
 
     def _creeping(self, m: Moment, drifted: dict[str, Drifted]) -> None:
         for scope in ("hall", "rack", "node", "gpu"):
-            part = drifted[scope].part
+            part = drifted[scope].part * self._drift.lasting(scope, drifted[scope])
             for place in np.argsort(-part, kind="stable")[:_MOST_A_TICK].tolist():
                 if part[place] < 1:
                     break
@@ -226,7 +234,7 @@ class Judge:
     def parts(self) -> dict[str, State]:
         """All that was learnt and found, as arrays."""
         own: State = {
-            "looked_us": self._looked_us, "since_drift_s": np.array([self._since_drift_s]),
+            "looked_us": self._looked_us, "unknown_s": self._unknown_s, "since_drift_s": np.array([self._since_drift_s]),
             "findings": np.frombuffer(self._findings.saved(), np.uint8),
         }  # fmt: skip
         return {
@@ -238,6 +246,7 @@ class Judge:
         """Takes over what `parts` gave."""
         own = parts["judge"]
         self._looked_us = own["looked_us"]
+        self._unknown_s = own["unknown_s"]
         self._since_drift_s = float(own["since_drift_s"][0])
         self._findings.load(own["findings"].tobytes())
         self._changes.load(parts["changes"])

@@ -5,35 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.watch.layout import FleetLayout
+
 Ints = NDArray[np.intp]
 SCOPES = ("gpu", "node", "rack", "hall", "site")
 """The narrowest first."""
-
-
-class Floor(Protocol):
-    """What is asked of a fleet's layout: see `pipeline.watch.layout.FleetLayout`."""
-
-    nodes: tuple[Any, ...]
-
-    @property
-    def node(self) -> NDArray[np.int32]:
-        """Node of each GPU."""
-        ...
-
-    @property
-    def rack_of_node(self) -> NDArray[np.int32]:
-        """Rack of each node."""
-        ...
-
-    @property
-    def hall_of_rack(self) -> NDArray[np.int32]:
-        """Hall of each rack."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +28,7 @@ class ThermalLayout:
     model: Ints
 
     @classmethod
-    def of(cls, floor: Floor) -> ThermalLayout:
+    def of(cls, floor: FleetLayout) -> ThermalLayout:
         """Of a fleet's layout, with its numbers."""
         node = floor.node.astype(np.intp)
         rack = floor.rack_of_node.astype(np.intp)[node]

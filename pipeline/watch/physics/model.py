@@ -24,7 +24,7 @@ State = dict[str, NDArray[Any]]
 
 UNIT_W = 100.0
 """Powers are in this unit within, so that all columns of φ are of one size."""
-_SAMPLE_S = 60.0
+_SAMPLE_S = 300.0
 """So much time counts as one independent sample: inlets wander, and whole degrees stay whole."""
 _ROWS, _SOLVED = 4096, 256
 """GPUs that a tick learns from, and GPUs whose parameters it renews: what a tick may cost."""
@@ -35,12 +35,12 @@ _OFFSET_C, _OFFSET_SPREAD_C = 28.0, 10.0
 _GAIN_C, _GAIN_SPREAD_C = 1.5, 2.5
 """Of each of the lags, per UNIT_W: nothing is known of a fleet at first."""
 _SPREAD_FLOOR = (4.0, 1.2)
-_KNOWN = 4.0
+_KNOWN = 0.8
 """Independent samples that a GPU has said before others of its model learn from it."""
 _PRIOR_EVERY = 64
-_REACH_S = 180.0
-_BEYOND = 0.3
-"""Of a rise beyond what a GPU has shown for minutes: so far may an extrapolation be wrong."""
+_REACH_S = 150.0
+_BEYOND, _BEYOND_FROM, _BEYOND_C = 0.3, 1.15, 2.0
+"""Of a rise so far beyond, or below, what a GPU has shown for minutes the model may be wrong."""
 
 
 class HeatModel:
@@ -60,8 +60,8 @@ class HeatModel:
         """Variance of the expected temperature as a polynomial of the rise: °C², °C, 1."""
         self.noise: Floats = np.full(g, 1.0, np.float32)
         """Variance of the residual, °C²."""
-        self.reach: Floats = np.zeros(g, np.float32)
-        """The highest rise that each GPU has shown for some minutes, °C."""
+        self.reach: Floats = np.full((2, g), np.nan, np.float32)
+        """The lowest and the highest rise that each GPU has shown for some minutes, °C."""
         self._seen: Floats = np.zeros(g, np.float32)
         self._products: Floats = np.zeros((len(self._pairs), g), np.float32)
         self._answers: Floats = np.zeros((k + 1, g), np.float32)
@@ -101,31 +101,39 @@ class HeatModel:
 
     def variance(self, rise: Floats) -> Floats:
         """How far the expected temperature is unknown, °C²; noise is not in it."""
-        return self.doubt[0] + rise * (self.doubt[1] + rise * self.doubt[2])
+        found = self.doubt[0] + rise * (self.doubt[1] + rise * self.doubt[2])
+        return np.maximum(found, 0)
 
     def beyond(self, rise: Floats) -> Floats:
-        """What may be wrong because a GPU has not been as hot before, °C."""
-        return np.fmax(rise - self.reach, 0) * _BEYOND
+        """What may be wrong because a GPU has not been as hot, or as cool, before, °C."""
+        over = rise - (self.reach[1] * _BEYOND_FROM + _BEYOND_C)
+        under = self.reach[0] / _BEYOND_FROM - _BEYOND_C - rise
+        return np.fmax(np.fmax(over, under), 0) * _BEYOND
+
+    def _reach_out(self, rise: Floats, trusted: Bools, step_s: float) -> None:
+        new = trusted & np.isnan(self.reach[0])
+        self.reach[:, new] = rise[new]
+        gain = trusted * np.float32(-np.expm1(-step_s / _REACH_S))
+        self.reach[0] += gain * np.fmin(rise - self.reach[0], 0)
+        self.reach[1] += gain * np.fmax(rise - self.reach[1], 0)
 
     def learn(
         self,
         target_c: Floats,
         residual_c: Floats,
         variance_c2: Floats,
-        trusted: Bools,
+        counts: Floats,
         step_s: float,
     ) -> None:
-        """Learns from the tick where `trusted`, and renews the parameters of those of `next`."""
-        g, parts = len(trusted), len(self._since_s)
+        """Learns from the tick by as much as it counts (0–1), and renews the parameters of `next`."""
+        g, parts = len(counts), len(self._since_s)
         self._since_s += step_s
-        self.reach += (trusted * np.float32(-np.expm1(-step_s / _REACH_S))) * np.fmax(
-            self.rise() - self.reach, np.float32(0)
-        )
+        self._reach_out(self.rise(), counts > 0, step_s)
         part = self._learning
         self._learning = (part + 1) % parts
         rows = slice(part * _ROWS, min(g, (part + 1) * _ROWS))
         span_s = float(self._since_s[part])
-        self._add(rows, target_c[rows], residual_c[rows], variance_c2[rows], trusted[rows], span_s)
+        self._add(rows, target_c[rows], residual_c[rows], variance_c2[rows], counts[rows], span_s)
         self._since_s[part] = 0.0
         at = self.next()
         self._solving = at.stop % g
@@ -148,21 +156,21 @@ class HeatModel:
         target_c: Floats,
         residual_c: Floats,
         variance_c2: Floats,
-        ok: Bools,
+        counts: Floats,
         span_s: float,
     ) -> None:
-        zero = np.float32(0)
+        zero, ok = np.float32(0), counts > 0
         residual = np.where(ok, residual_c, zero)
         sigma = np.sqrt(self.noise[rows] + np.where(ok, variance_c2, zero))
         bound = np.float32(_HUBER) * sigma
         # Who is not known yet says nothing odd: all of it counts.
         bound = np.where(self._products[0, rows] < _KNOWN, np.float32(np.inf), bound)
         share = np.minimum(bound / np.maximum(np.abs(residual), np.float32(0.01)), 1)
-        weight = ok * share * np.float32(span_s / _SAMPLE_S)
+        weight = counts * share * np.float32(span_s / _SAMPLE_S)
         lag = np.where(ok, self.lag[:, rows], zero)
         target = np.where(ok, target_c, zero)
         # Only who says something forgets: silence is no news.
-        keep = np.where(ok, np.float32(np.exp(-span_s / self._settings.memory_s)), np.float32(1))
+        keep = np.exp(-counts * np.float32(span_s / self._settings.memory_s))
         weighted = [weight, *(weight * one for one in lag)]
         phi = [np.ones_like(weight), *lag]
         for at, (i, j) in enumerate(self._pairs):
@@ -198,9 +206,9 @@ class HeatModel:
         theta: Floats = np.einsum("nij,nj->ni", covariance, right)
         self.theta[:, at] = theta.T
         total = np.maximum(theta[:, 1:].sum(axis=1), 0.5)
-        shape = theta[:, 1:] / total[:, None]
-        cross = np.einsum("nj,nj->n", covariance[:, 0, 1:], shape)
-        gain = np.einsum("ni,nij,nj->n", shape, covariance[:, 1:, 1:], shape)
+        # At rest all lags are the power itself, so what counts is how far their sum is known.
+        cross = covariance[:, 0, 1:].sum(axis=1)
+        gain = covariance[:, 1:, 1:].sum(axis=(1, 2))
         self.doubt[0, at] = covariance[:, 0, 0]
         self.doubt[1, at] = 2 * cross / total
         self.doubt[2, at] = gain / total**2

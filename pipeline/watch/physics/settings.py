@@ -15,23 +15,25 @@ class PhysicsSettings:
     """How long the reference remembers; what ages faster than this shows as a residual."""
     settle_s: float = 240.0
     """After the first sample of a GPU, until the lags of its power are known."""
-    warm_up_s: float = 600.0
+    warm_up_s: float = 420.0
     """What is learnt of a place at least before it can be said to have changed."""
     fast_s: float = 2.0
     """Mean of the residual that is looked at for a sudden change …"""
-    baseline_s: float = 40.0
+    baseline_s: float = 20.0
     """… and the mean that it is compared with."""
     fast_sigmas: float = 5.5
     """A sudden change of a rack, hall or site, in units of its own learnt noise."""
-    fast_node_sigmas: float = 7.0
-    fast_node_rise_c: float = 1.0
+    fast_node_sigmas: float = 6.0
+    fast_node_rise_c: float = 0.5
     fast_gpu_sigmas: float = 7.0
-    fast_rise_c: float = 0.6
+    fast_rise_c: float = 0.35
     """A sudden change is at least this warm at its warmest GPU."""
     fast_gpu_rise_c: float = 3.0
     fast_gpu_lasts_s: float = 4.0
     slow_s: float = 900.0
     """Mean of the residual that is compared with the reference for a creeping change."""
+    slow_lasts_s: float = 2_400.0
+    """For so long a creeping change is beyond its level before it is told."""
     slow_gpu_rise_c: float = 3.0
     slow_node_rise_c: float = 2.0
     slow_rack_rise_c: float = 2.5
