@@ -119,16 +119,14 @@ class Effects:
 
 
 def _level(event: FaultEvent, now_us: int) -> float:
-    ramp_us = event.kind.ramp_s * 1e6
-    if event.for_us is not None:
-        ramp_us = min(ramp_us, event.for_us)
+    ramp_us = event.ramp_us
     return 1.0 if ramp_us <= 0 else min(1.0, (now_us - event.at_us) / ramp_us)
 
 
 def _next_change(event: FaultEvent, now_us: int) -> int:
-    grown_us = event.at_us + int(event.kind.ramp_s * 1e6)
     end_us = event.end_us if event.end_us is not None else 1 << 62
-    return min(now_us + _REFRESH_US, end_us) if now_us < grown_us else end_us
+    growing = now_us < event.at_us + event.ramp_us
+    return min(now_us + _REFRESH_US, end_us) if growing else end_us
 
 
 def _at_start(fault: _Active) -> list[Happening]:

@@ -18,8 +18,9 @@ from collectors.simulator.sites import GPUS_PER_NODE
 from collectors.simulator.telemetry import neighbours
 from collectors.simulator.truth import Fault
 
-SIGN_K = 2.0
-"""A cooling fault can be seen when a core is this much warmer than its power explains."""
+SIGN_K = 3 / 12**0.5
+"""A cooling fault can be seen when a core is this much warmer than its power explains: three
+times the noise of a sensor that tells whole degrees."""
 
 
 class _Watched:

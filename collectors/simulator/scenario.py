@@ -4,6 +4,7 @@
 fault = "rack_pump_failure"     # `petawatch simulate --list-faults`
 at = "10m"                      # from the simulation's start
 for = "20m"                     # else as long as the kind lasts
+over = "6h"                     # grows over; else as the kind does
 rack = "a03"                    # or gpu = "a03n01/2", node, hall, site = true
 strength = 0.6                  # else the kind's own
 """
@@ -24,13 +25,14 @@ from collectors.simulator.sites import GPUS_PER_NODE
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_KEYS = ("fault", "at", "for", "strength", "gpu", "node", "rack", "hall", "site")
+_KEYS = ("fault", "at", "for", "over", "strength", "gpu", "node", "rack", "hall", "site")
 _PLACES = ("gpu", "node", "rack", "hall", "site")
 
 
 @dataclass(frozen=True, slots=True)
 class FaultEvent:
-    """One fault: from `at_us` after the start, for `for_us` (None: to the end).
+    """One fault: from `at_us` after the start, for `for_us` (None: to the end), at full strength
+    after `over_us` (None: as its kind).
 
     `place` is `gpu`, `node`, `rack`, `hall` or `site`, `name` which one ("" for
     the site; a GPU is written as `node/index`).
@@ -42,6 +44,13 @@ class FaultEvent:
     place: str
     name: str
     strength: float
+    over_us: int | None = None
+
+    @property
+    def ramp_us(self) -> int:
+        """How long it takes to full strength; a fault that is shorter grows faster."""
+        ramp_us = round(self.kind.ramp_s * 1e6) if self.over_us is None else self.over_us
+        return ramp_us if self.for_us is None else min(ramp_us, self.for_us)
 
     @property
     def end_us(self) -> int | None:
@@ -81,7 +90,7 @@ def _event(table: Mapping[str, Any]) -> FaultEvent:
     if kind is None:
         raise ValueError(f"no fault {name!r}; {closest(name, list(FAULTS))}")
     place, where = _place(kind, table)
-    for_us = table.get("for")
+    for_us, over = table.get("for"), table.get("over")
     lasts_us = None if kind.lasts_s is None else int(kind.lasts_s * 1e6)
     return FaultEvent(
         kind,
@@ -90,6 +99,7 @@ def _event(table: Mapping[str, Any]) -> FaultEvent:
         place,
         where,
         _strength(kind, table.get("strength")),
+        None if over is None else duration_us(over),
     )
 
 

@@ -61,7 +61,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     `kind` is one of `faults.FAULTS`, or what a site has from its start: `gpu_down`,
     `node_silent`, `poor_cooling`.  `first_sign_us` is when a perfect observer
-    could see it: for cooling faults a core 2 K warmer than its power explains.
+    could see it: for cooling faults a core 0.87 K (three times the
+    sensor's noise) warmer than its power explains.
     """
 
     kind: str

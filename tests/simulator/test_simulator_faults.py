@@ -224,7 +224,7 @@ def test_what_throttled_before_a_cooling_fault_is_not_its_doing():
     fleet.step()
     assert fleet.moment is not None
     log, still = FaultLog(fleet), fleet.moment
-    for second, warmer_k, throttled in ((1, 0, [5]), (2, 1, [5]), (3, 3, [5]), (4, 3, [5, 9])):
+    for second, warmer_k, throttled in ((1, 0, [5]), (2, 0.5, [5]), (3, 3, [5]), (4, 3, [5, 9])):
         slowed = np.isin(np.arange(64), throttled)
         held = still.throttled._replace(heat=slowed)
         time_us = START_US + second * 1_000_000
