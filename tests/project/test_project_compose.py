@@ -26,7 +26,7 @@ OURS = {name for name, service in SERVICES.items() if "build" in service}
 
 def test_the_whole_product_is_there() -> None:
     assert set(SERVICES) == {"kafka", "influxdb", "secrets", "topics", "store", "watch", "books",
-                             "serve", "agents"}  # fmt: skip
+                             "notify", "serve", "agents"}  # fmt: skip
     assert SERVICES["kafka"]["image"] == "apache/kafka:4.3.1"
     assert SERVICES["influxdb"]["image"] == "influxdb:2.9.1"
     assert SERVICES["store"]["deploy"]["replicas"] == 2
