@@ -138,3 +138,11 @@ def test_the_wheel_carries_its_data(agent_bin: Path) -> None:
     code = "from collectors.contract.models import gpu_models; print(len(gpu_models()))"
     done = run(agent_bin / "python", "-c", code)
     assert int(done.stdout or 0) > 20, done.stderr
+    named = (
+        "import pathlib, pipeline; root = pathlib.Path(pipeline.__file__).parent\n"
+        "print((root / 'watch/alerts/default_rules.toml').is_file(),"
+        " len(list((root / 'runbooks').glob('*.md'))))"
+    )
+    rules, pages = run(agent_bin / "python", "-c", named).stdout.split()
+    assert rules == "True"
+    assert int(pages) == len(list((ROOT / "docs" / "runbooks").glob("*.md"))) > 20
