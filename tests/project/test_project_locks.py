@@ -143,6 +143,6 @@ def test_the_wheel_carries_its_data(agent_bin: Path) -> None:
         "print((root / 'watch/alerts/default_rules.toml').is_file(),"
         " len(list((root / 'runbooks').glob('*.md'))))"
     )
-    rules, pages = run(agent_bin / "python", "-c", named).stdout.split()
+    rules, pages = run(agent_bin / "python", "-I", "-c", named).stdout.split()
     assert rules == "True"
     assert int(pages) == len(list((ROOT / "docs" / "runbooks").glob("*.md"))) > 20
