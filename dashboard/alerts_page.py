@@ -92,7 +92,7 @@ def _table() -> Component:
     table = html.Table(
         [html.Thead(html.Tr(head)), html.Tbody(id="al-list")], className="pw-table al-table"
     )
-    more = html.Button("Show more", id="al-more", type="button", className="al-button", hidden=True)
+    more = html.Button("Show more", id="al-more", type="button", className="pw-button", hidden=True)
     return html.Section(
         [
             html.Div(html.H2("Incidents", className="pw-title"), className="pw-card-head"),
@@ -127,7 +127,7 @@ def _side() -> Component:
             html.Section(
                 [
                     html.Div(html.H2("Messages", className="pw-title"), className="pw-card-head"),
-                    html.Button("Send a test", id="al-test", type="button", className="al-button"),
+                    html.Button("Send a test", id="al-test", type="button", className="pw-button"),
                     html.P(id="al-test-said", className="pw-note", role="status"),
                 ],
                 className="pw-card nd-card",

@@ -111,15 +111,15 @@ def _doing(incident: Json) -> Component:
     """What may be done; `assets/alerts.js` does it."""
     silences = [
         html.Button(
-            f"Silence {words}", type="button", className="al-button",
+            f"Silence {words}", type="button", className="pw-button",
             **attributes(data_act="silence", data_seconds=str(seconds)),
         )
         for words, seconds in SILENCES
     ]  # fmt: skip
     buttons = [
-        html.Button("Take it on", type="button", className="al-button al-first",
+        html.Button("Take it on", type="button", className="pw-button al-first",
                     **attributes(data_act="acknowledge")),
-        html.Button("Let it go", type="button", className="al-button",
+        html.Button("Let it go", type="button", className="pw-button",
                     **attributes(data_act="let-go")),
         *silences,
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def _doing(incident: Json) -> Component:
             html.P(incident.get("action") or "", className="al-action"),
             html.Div(buttons, className="al-buttons"),
             html.Label([html.Span("Comment", className="pw-unseen"), words]),
-            html.Button("Comment", type="button", className="al-button",
+            html.Button("Comment", type="button", className="pw-button",
                         **attributes(data_act="comment")),
             html.P(id="in-act-said", className="pw-note", role="status"),
         ],
@@ -225,7 +225,7 @@ def _members(incident: Json) -> Component:
     rows = [
         html.Tr(
             [
-                html.Th([mark(one["severity"]), one["rule"].replace("_", " ")], scope="row"),
+                html.Th([mark(one["severity"]), one.get("title") or one["rule"].replace("_", " ")], scope="row"),
                 html.Td(_member_place(one["subject"])),
                 html.Td(moment_words(one["since_us"])),
                 html.Td(moment_words(one.get("resolved_us"))),

@@ -19,7 +19,7 @@ def timeline(found: Json) -> list[tuple[str, str, str]]:
     steps = [
         (
             one["at"],
-            one["rule"].replace("_", " "),
+            one.get("title") or one["rule"].replace("_", " "),
             f"{one['state']}: {one.get('text', '')}".rstrip(": "),
         )
         for one in found["alerts"]

@@ -102,11 +102,11 @@ def _head(month: str, now: str) -> Component:
             html.A(
                 "CSV to be signed off",
                 href=f"/api/v1/usage/monthly.csv?month={month}",
-                className="us-button",
+                className="pw-button",
                 download=f"usage-{month}.csv",
             ),
             html.A("Jobs as CSV", href=f"/api/v1/usage/efficiency?month={month}&limit=10000&format=csv",
-                   className="us-button", download=f"jobs-{month}.csv"),
+                   className="pw-button", download=f"jobs-{month}.csv"),
         ],
         className="nd-head",
     )  # fmt: skip

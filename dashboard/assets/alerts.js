@@ -242,7 +242,7 @@ function silence(incident, seconds, text) {
 }
 
 function button(words, act) {
-  const made = element("button", "al-button", words);
+  const made = element("button", "pw-button", words);
   made.type = "button";
   made.dataset.act = act;
   return made;
