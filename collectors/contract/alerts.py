@@ -70,6 +70,8 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `value` is compared with."""
     metric: str = ""
     unit: str = ""
+    title: str = ""
+    """What it is, in a few words for people; empty in older records."""
     text: str = ""
     """One sentence for people, with figures."""
     family: str = ""
@@ -108,6 +110,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     subject: Subject
     since_us: int
     resolved_us: int | None = None
+    title: str = ""
 
 
 class Incident(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -113,5 +113,6 @@ def _some(names: tuple[str, ...], most: int = 8) -> str:
 
 
 def _cause(one: Incident) -> str:
-    sure = "" if one.confidence is None else f" ({one.confidence:.0%})"
-    return f"{one.cause.replace('_', ' ')}{sure}" if one.cause else ""
+    if not one.cause or one.confidence is None:
+        return ""  # The title says it already.
+    return f"{one.cause.replace('_', ' ')} ({one.confidence:.0%} sure)"

@@ -4,14 +4,17 @@ A function of the transitions and of event time alone, so that the same log
 makes the same incidents, with the same ids, revisions and notices.
 
 - An alert joins the open incident of its family whose place holds its own.
-- One whose place is wider than an open incident's takes that incident over, and
-  ends others that it holds.
+- One whose place is wider than that of an open incident of the last `RECENT_US`
+  takes that incident over, and ends others that it holds; an older one stays, as
+  a GPU that has been hot for a week does not become the rack's fault of today.
 - One beside an incident (the same node, the same rack, or racks of one hall)
   within `STORM_US` joins it where the family is one of the building's; one that
   hits the same job joins it whatever the family.  The incident then has the
   narrowest place that holds both.
-- `GATHER_US` after it opens, becomes graver or wider, people are told of it
-  (`notice`); it is resolved when no member fires for `SETTLE_US`.
+- People are told of it (`notice`) `GATHER_US` after it opens or becomes graver, at
+  once where an alert speaks of a whole rack or more; where alerts side by side
+  make it wider, not sooner than `WIDER_US` after the last word.
+- It is resolved when no member fires for `SETTLE_US`.
 
 Alerts of severity `info` make no incident.
 """
@@ -23,20 +26,18 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from collectors.contract.alerts import SEVERITIES, Alert, Incident, Member, Subject
+from collectors.contract.alerts import SCOPES, SEVERITIES, Alert, Incident, Member, Subject
 from pipeline.watch.incident_places import common, holds, path_of, united, widest, width
 
 GATHER_US = 1_000_000
 SETTLE_US = 30_000_000
 STORM_US = 120_000_000
+RECENT_US = 600_000_000
+WIDER_US = 60_000_000
 MOST_MEMBERS = 100
+_RACK = SCOPES.index("rack")
 _MOST_ALERTS = 20_000
 """Of one incident's alerts kept; what is beyond is a member by number alone."""
-_WORDS = {
-    "hw": "hardware", "sw": "software", "gpu": "GPU", "xid": "XID", "ecc": "ECC",
-    "nvlink": "NVLink", "pcie": "PCIe", "hbm": "HBM",
-}  # fmt: skip
-"""As people write them."""
 _OF_THE_BUILDING = frozenset(("thermal", "power", "lost"))
 
 
@@ -56,6 +57,7 @@ class _Open(msgspec.Struct):
     members: int = 0
     severity: int = 0
     told: tuple[int, int] = (-1, -1)
+    told_us: int = 0
     due_us: int | None = None
     quiet_us: int | None = None
     revision: int = 0
@@ -117,7 +119,10 @@ class Incidents:
         for one in mine:
             if holds(path_of(one.subject), path):
                 return one
-        inside = [one for one in mine if holds(path, path_of(one.subject))]
+        inside = [
+            one for one in mine
+            if holds(path, path_of(one.subject)) and time_us - one.joined_us <= RECENT_US
+        ]  # fmt: skip
         if inside:
             for other in inside[1:]:
                 self._merge(other, inside[0], time_us)
@@ -151,8 +156,9 @@ class Incidents:
         one.severity = max(one.severity, SEVERITIES.index(alert.severity))
         one.quiet_us = None
         one.changed = True
-        if _more(one.rank, one.told) and one.due_us is None:
-            one.due_us = time_us + GATHER_US
+        due_us = _due_us(one, alert, time_us)
+        if due_us is not None:
+            one.due_us = due_us if one.due_us is None else min(due_us, one.due_us)
 
     def _resolve(self, one: _Open, alert: Alert, time_us: int) -> None:
         one.firing.discard(alert.fingerprint)
@@ -186,7 +192,7 @@ class Incidents:
                 del self._open[one.id]
                 one.notice += one.notice > 0
             elif one.due_us is not None and one.due_us <= time_us:
-                one.due_us, one.told = None, one.rank
+                one.due_us, one.told, one.told_us = None, one.rank, time_us
                 one.notice += 1
             elif not one.changed:
                 continue
@@ -196,8 +202,13 @@ class Incidents:
         return changed
 
 
-def _more(rank: tuple[int, int], told: tuple[int, int]) -> bool:
-    return rank[0] > told[0] or rank[1] > told[1]
+def _due_us(one: _Open, alert: Alert, time_us: int) -> int | None:
+    """When people are to be told of an incident that an alert has joined; None where they know."""
+    severity, wide = one.rank
+    itself = width(alert.subject)
+    if severity > one.told[0] or itself > one.told[1]:
+        return time_us + (0 if itself >= _RACK else GATHER_US)
+    return max(time_us + GATHER_US, one.told_us + WIDER_US) if wide > one.told[1] else None
 
 
 def _together(one: _Open, alert: Alert, place: Subject | None) -> bool:
@@ -267,14 +278,14 @@ def _members(alerts: Sequence[Alert], resolved_us: dict[str, int]) -> list[Membe
     return [
         Member(
             one.fingerprint, one.rule, one.severity, one.subject, one.since_us,
-            resolved_us.get(one.fingerprint),
+            resolved_us.get(one.fingerprint), one.title,
         )
         for one in sorted(alerts, key=gravest)[:MOST_MEMBERS]
     ]  # fmt: skip
 
 
 def _title(subject: Subject, lead: Alert, gpus: int) -> str:
-    what = " ".join(_WORDS.get(word, word) for word in (lead.cause or lead.rule).split("_"))
+    what = lead.title or (lead.cause or lead.rule).replace("_", " ")
     many = f", {gpus} GPUs" if gpus > 1 else ""
     return f"{_place_words(subject)}: {what}{many}"
 

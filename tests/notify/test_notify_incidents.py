@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors.contract.alerts import Alert, Incident, Subject
-from pipeline.watch.incidents import GATHER_US, SETTLE_US, STORM_US, Incidents
+from pipeline.watch.incidents import (
+    GATHER_US,
+    RECENT_US,
+    SETTLE_US,
+    STORM_US,
+    WIDER_US,
+    Incidents,
+)
 
 _S = 1_000_000
 _T0 = 1_700_000_000 * _S
@@ -122,11 +129,45 @@ def test_a_graver_alert_and_a_wider_place_are_told_again() -> None:
             alert(gpu(1, 0, 0), _T0 + 10 * _S, severity="critical"),
             alert(gpu(1, 0, 1), _T0 + 20 * _S),
         ],
-        _T0 + 30 * _S,
+        _T0 + 90 * _S,
     )
     (incident,) = last(records).values()
     assert [number for _, number, _ in notices(records)] == [1, 2, 3]
+    told = [one.changed_us - _T0 for one in records if one.notice == 3]
+    assert told[0] == 11 * _S + WIDER_US
     assert (incident.severity, incident.subject.scope) == ("critical", "node")
+
+
+def test_a_storm_of_one_rack_that_nobody_names_is_two_messages() -> None:
+    """No word of the rack itself: GPU by GPU, the place grows, and people are not told each time."""
+    fires = [
+        alert(gpu(1, node, slot), _T0 + (node * 8 + slot) * _S) for node in range(8)
+        for slot in range(8)
+    ]  # fmt: skip
+    records = play(Incidents(), fires, _T0 + 200 * _S)
+    (incident,) = last(records).values()
+    assert incident.subject == rack(1)
+    assert [number for _, number, _ in notices(records)] == [1, 2]
+
+
+def test_a_word_of_the_whole_rack_is_told_at_once() -> None:
+    early = alert(gpu(1, 0, 0), _T0)
+    whole = alert(rack(1), _T0 + 5 * _S, rule="physics", cause="rack_cooling", gpus=64)
+    records = play(Incidents(), [early, whole], _T0 + 20 * _S)
+    assert len(last(records)) == 1
+    assert next(one.changed_us - _T0 for one in records if one.notice == 2) == 5 * _S
+
+
+def test_a_gpu_that_was_hot_long_before_is_not_the_racks_fault() -> None:
+    old = alert(gpu(1, 0, 0), _T0)
+    later = _T0 + RECENT_US + 2 * _S
+    whole = alert(rack(1), later, rule="physics", cause="rack_cooling", gpus=64)
+    ended = msgspec.structs.replace(whole, state="resolved", at_us=later + 60 * _S)
+    records = play(Incidents(), [old, whole, ended], later + 60 * _S + SETTLE_US)
+    of_gpu, of_rack = last(records).values()
+    assert (of_gpu.state, of_gpu.subject.scope) == ("open", "gpu")
+    assert (of_rack.state, of_rack.subject.scope) == ("resolved", "rack")
+    assert len(notices(records)) == 3
 
 
 def test_incidents_that_a_wider_one_holds_end_as_part_of_it() -> None:

@@ -49,6 +49,8 @@ class Rule:
     keep_s: int
     runbook: str
     summary: str
+    title: str
+    """A few words for headings and subjects of mail."""
     family: str
     """What it belongs to: see `collectors.contract.alerts.FAMILIES`."""
     each: str = ""

@@ -25,7 +25,7 @@ _HEADER = re.compile(r"^\s*\[\[\s*rule\s*\]\]", re.MULTILINE)
 _KEYS = (
     "name", "enabled", "scope", "when", "above", "below", "clear", "for", "keep", "severity",
     "critical", "critical_for", "each", "each_above", "each_below", "also", "only_when",
-    "concerns", "family", "runbook", "summary", "action", "cause", "unit", "scale", "advice_severity",
+    "concerns", "family", "runbook", "title", "summary", "action", "cause", "unit", "scale", "advice_severity",
     "advice_concerns", "codes", "not_codes",
 )  # fmt: skip
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,63}")
@@ -126,6 +126,7 @@ def _rule(values: dict[str, Any], runbooks: set[str], beside: Path | None) -> Ru
         keep_s=_duration(values, "keep", 0),
         runbook=_runbook(values, runbooks, beside),
         summary=_text(values, "summary"),
+        title=str(values.get("title", values["name"].replace("_", " "))),
         family=_one_of(values, "family", FAMILIES, None),
         each=each,
         each_above=each_above,

@@ -20,6 +20,11 @@ EVIDENCE = (
     "gpu_temperature_c", "memory_temperature_c", "thermal_margin_c", "power_w", "gpu_utilization",
     "sm_clock_mhz",
 )  # fmt: skip
+CAUSE_TITLES = {
+    "rack_inlet": "inlet of the rack too warm", "hall_inlet": "inlet of the hall too warm",
+    "site_inlet": "inlet of the site too warm",
+}  # fmt: skip
+"""Of findings that say more than their rule."""
 MOST_NAMES = 50
 
 
@@ -43,6 +48,7 @@ def alert_of(change: Change, tick: Tick, values: Values, subjects: Subjects) -> 
         level=None if rule.eventful else rule.steps[change.step].level,
         metric=rule.when.metric or rule.when.text,
         unit=rule.when.unit,
+        title=_title(rule, index, values),
         text=_text(change, subject.name, values),
         family=rule.family,
         cause=finding.cause if finding is not None else rule.cause,
@@ -93,6 +99,19 @@ def _action(rule: Rule, index: int, values: Values) -> str:
         if steps:
             return " Else: ".join(steps)
     return rule.action
+
+
+def _title(rule: Rule, index: int, values: Values) -> str:
+    """The rule's, or what the event or the finding is."""
+    finding = values.findings.get((rule.name, index))
+    if finding is not None:
+        return CAUSE_TITLES.get(finding.cause, rule.title)
+    placed = values.events.get((rule.name, index))
+    if placed is None:
+        return rule.title
+    event = placed.event
+    name = advice(event.kind, event.code, event.text).name
+    return name if event.code is None else f"{event.kind.upper()} {event.code}, {name}"
 
 
 def _text(change: Change, name: str, values: Values) -> str:
