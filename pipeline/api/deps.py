@@ -28,6 +28,7 @@ from pipeline.api.places import Places
 from pipeline.api.settings import ApiSettings
 from pipeline.books.acts import Outbox
 from pipeline.books.claim_index import MAINTENANCE, ClaimIndex
+from pipeline.books.database import BooksUnavailableError
 from pipeline.health import HealthBoard
 from pipeline.series.port import SeriesStore
 
@@ -46,7 +47,10 @@ class UsageReader(Protocol):
         ...
 
     async def allocations(self, at_us: int) -> Sequence[Allocation]:
-        """The allocations that hold at a time, in their last known version."""
+        """The allocations that hold at a time, in their last known version.
+
+        Raises BooksUnavailableError, soon, where they cannot be had now.
+        """
         ...
 
 
@@ -115,24 +119,32 @@ class Api:
     async def owners(self, places: Places) -> Sequence[str | None]:
         """Per GPU in layout order who holds it now: a tenant, `maintenance`, or None.
 
-        From the books, else from the live frame, which names its first twelve tenants only.
+        From the books; without them, or while they are away, from the live frame, which names
+        its first twelve tenants only.
         """
         if self.deps.books is None:
             return self._frame_owners(places)
         now_us = self.deps.clock.monotonic_us()
         known = self._owned is not None and self._owned[1] is places
         if self._owners is None or not known or now_us - (self._owned or (0,))[0] > _KEEP_US:
-            time_us = await self.now_us()
-            where = [(n.name, s) for n in places.nodes.values() for s in n.slots]
-            index = ClaimIndex(where, self.deps.tenants())
-            for allocation in await self.deps.books.allocations(time_us):
-                index.apply(allocation)
-            codes = index.owners_at(time_us).tolist()
-            names = [name or None for name in index.tenants]
-            names[MAINTENANCE] = "maintenance"
-            self._owners = [names[code] for code in codes]
+            try:
+                self._owners = await self._booked_owners(self.deps.books, places)
+            except BooksUnavailableError:
+                self.deps.board.add("owners_without_books")
+                self._owners = self._frame_owners(places)
             self._owned = (now_us, places)
         return self._owners
+
+    async def _booked_owners(self, books: UsageReader, places: Places) -> list[str | None]:
+        time_us = await self.now_us()
+        index = ClaimIndex(
+            [(n.name, s) for n in places.nodes.values() for s in n.slots], self.deps.tenants()
+        )
+        for allocation in await books.allocations(time_us):
+            index.apply(allocation)
+        names = [name or None for name in index.tenants]
+        names[MAINTENANCE] = "maintenance"
+        return [names[code] for code in index.owners_at(time_us).tolist()]
 
     def _frame_owners(self, places: Places) -> list[str | None]:
         column = self.column("tenant", places)

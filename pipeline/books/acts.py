@@ -93,6 +93,7 @@ class Outbox:
         self._bus = bus
         self._clock = clock
         self._board = board
+        database.report_to(board)
         self._poked = asyncio.Event()
         self._stopping = False
 

@@ -39,6 +39,7 @@ class AlertKeeper:
         """`prefix` stands before the topics' names."""
         self._bus, self._database = bus, database
         self._clock, self._board = clock, board
+        database.report_to(board)
         self._topics = [prefix + ALERTS, prefix + CONTROL]
         self._prefix = prefix
 

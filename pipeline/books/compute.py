@@ -28,7 +28,7 @@ from pipeline.books.remember import Edges, Memory, edges_of, fresh
 from pipeline.books.rows import HOUR_MINUTES, HOUR_US, LedgerRows
 from pipeline.books.spans import Spans, by_node, merge_spans, spans_of
 from pipeline.health import HealthBoard
-from pipeline.series.port import SeriesStore
+from pipeline.series.port import SeriesStore, StoreTooSlowError
 
 _log = logging.getLogger(__name__)
 _USUAL_SLOTS = 8
@@ -75,7 +75,7 @@ class Computer:
         self._memory = memory
         self._clock = clock
         self._board = board
-        self._chunk_minutes = chunk_minutes
+        self._chunk_minutes = self._most_minutes = chunk_minutes
         self._gone = 0
         """Node-hours of this computation that stay as they are, for want of minutes."""
 
@@ -103,19 +103,26 @@ class Computer:
         if not again:
             stored = await self._database.read(lambda one: progress.read_until(one, first))
         agenda = plan(inventory, pending, stored, hours, until_us)
-        if len(agenda.hours()) > 1:
-            await self._look_ahead(agenda, inventory)
         stamp = HourStamp(until_us, final_before_us, self._clock.wall_us())
         zone = ZoneInfo(inventory.time_zone)
         frame = _Job(first, inventory, Models(inventory), zone, {}, stamp)
         self._gone = 0
-        await self._all(agenda, frame, tenants)
+        try:
+            await self._all(agenda, frame, tenants)
+        except StoreTooSlowError:
+            # What is asked again is asked for in smaller parts, or it would be for ever.
+            self._chunk_minutes = max(HOUR_MINUTES, self._chunk_minutes // 2)
+            self._board.add("books_reads_too_slow")
+            raise
+        self._chunk_minutes = min(self._most_minutes, 2 * self._chunk_minutes)
         if self._gone:
             _log.warning("minutes_gone node_hours=%d the ledger stays as it was", self._gone)
         await self._database.write(lambda one: progress.make_final(one, final_before_us))
 
     async def _all(self, agenda: Agenda, frame: _Job, tenants: Tenants) -> None:
         """All hours of an agenda, then those beside them whose segments changed with theirs."""
+        if len(agenda.hours()) > 1:
+            await self._look_ahead(agenda, frame.inventory)
         follow: Follow = defaultdict(set)
         for hour in agenda.hours():
             changed = agenda.changed.get(hour, set())

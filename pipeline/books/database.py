@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +14,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from collectors.kit.config import SetupError
+from pipeline.health import HealthBoard
 
 T = TypeVar("T")
-_BUSY_S = 30
+_BUSY_S = 10
+"""A person waits for it where another process holds SQLite's lock; roles try again anyhow."""
+_CONNECT_S = 10
+_THREADS = 8
+_AWAY = "books_away"
 _UPGRADE_LOCK = 7_382_641
 _PASSING = {
     sqlite3.SQLITE_BUSY,
@@ -48,36 +55,63 @@ class Database:
         """`sqlite:///FILE` or `postgresql+psycopg://…`.  Raises BooksSetupError for another."""
         self._engine = _engine(url)
         self._writing = asyncio.Lock()
+        # Of its own: a database that does not answer must not hold up anything else.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="books")
+        self._boards: list[HealthBoard] = []
 
     @property
     def engine(self) -> Engine:
         """What the connections come from."""
         return self._engine
 
+    def report_to(self, board: HealthBoard) -> None:
+        """Says on a board from now on whether the last attempt to use the database failed
+        (`books_away`)."""
+        self._boards.append(board)
+        board.set(_AWAY, 0)
+
     async def start(self) -> None:
         """Creates or upgrades the schema.  Raises BooksSetupError where a newer Petawatch made it,
         BooksUnavailableError where nothing answers."""
         await self.write(upgrade)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs reading work on one snapshot.  Raises BooksUnavailableError."""
-        return await asyncio.to_thread(self._run, work, writes=False)
+    async def read(self, work: Callable[[Connection], T], *, within_s: float | None = None) -> T:
+        """Runs reading work on one snapshot.  Raises BooksUnavailableError, also where it takes
+        longer than `within_s`: a server that is frozen says nothing."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._in_thread(work, writes=False)
+        except TimeoutError:
+            self._say(away=True)
+            text = f"the books have not answered within {within_s:g} s"
+            raise BooksUnavailableError(text) from None
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs work in one transaction: all of it or nothing.  Raises BooksUnavailableError."""
         async with self._writing:
-            return await asyncio.to_thread(self._run, work, writes=True)
+            return await self._in_thread(work, writes=True)
+
+    async def _in_thread(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        run = partial(self._run, work, writes=writes)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
         try:
             with self._engine.connect() as connection:
                 connection.execution_options(writes=writes)
                 with connection.begin():
-                    return work(connection)
+                    done = work(connection)
         except DBAPIError as error:
             if error.connection_invalidated or _is_passing(error):
+                self._say(away=True)
                 raise BooksUnavailableError(f"the books do not answer: {error.orig}") from error
             raise
+        self._say(away=False)
+        return done
+
+    def _say(self, *, away: bool) -> None:
+        for board in self._boards:
+            board.set(_AWAY, int(away))
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -94,7 +128,7 @@ def _engine(url: str) -> Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         elif parsed.get_backend_name() != "postgresql":
             raise ArgumentError("no such database")
-        engine = create_engine(parsed) if sqlite else create_engine(parsed, pool_pre_ping=True)
+        engine = create_engine(parsed) if sqlite else _server(parsed)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise BooksSetupError(
             "the books' address is not one of sqlite:///FILE and postgresql+psycopg://USER@HOST/NAME"
@@ -106,6 +140,12 @@ def _engine(url: str) -> Engine:
     else:
         event.listen(engine, "begin", _one_snapshot)
     return engine
+
+
+def _server(url: URL) -> Engine:
+    """A PostgreSQL: one that takes no connection is away, and is not waited for without end."""
+    patience = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_S}
+    return create_engine(url, pool_pre_ping=True, connect_args=patience)
 
 
 def _configure(connection: Any, _: Any) -> None:

@@ -52,8 +52,8 @@ class Inbox:
         elif topic == self._flushed:
             told = msgspec.json.decode(value, type=Flushed)
             self._touched.update((hour, node) for node, hour in told.touched)
-            _, before_us = self._clocks.get(told.partition, (0, 0))
-            self._clocks[told.partition] = (told.offset, max(told.bus_us, before_us))
+            known = self._clocks.get(told.partition, (0, 0))
+            self._clocks[told.partition] = _farther(known, (told.offset, told.bus_us))
 
     def write(self, connection: Connection) -> int | None:
         """Writes all of it; returns the earliest hour in the ledger that an allocation touches."""
@@ -81,8 +81,18 @@ class Inbox:
 def _later(
     known: Mapping[int, tuple[int, int]], told: Mapping[int, tuple[int, int]]
 ) -> dict[int, tuple[int, int]]:
-    """Bus time never goes back, also where another worker announces an older one again."""
-    return {
-        number: (offset, max(bus_us, known.get(number, (0, 0))[1]))
-        for number, (offset, bus_us) in told.items()
-    }
+    """By partition how far it is after an announcement."""
+    return {number: _farther(known.get(number, (0, 0)), one) for number, one in told.items()}
+
+
+def _farther(known: tuple[int, int], told: tuple[int, int]) -> tuple[int, int]:
+    """(offset, bus time) after an announcement: neither goes back where the same records are
+    announced again, as by a worker that took a partition over, or by a rebuild.
+
+    A lower offset with a newer time is of a topic that was made anew, and holds.
+    """
+    offset, bus_us = told
+    before, before_us = known
+    if bus_us > before_us:
+        return told
+    return max(offset, before), before_us

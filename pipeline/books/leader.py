@@ -104,7 +104,10 @@ def _lock_file(database: str | None) -> Callable[[], None] | None:
     if not database or database == ":memory:":
         return lambda: None
     path = Path(database)
-    descriptor = os.open(path.with_name(path.name + ".leader"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path.with_name(path.name + ".leader"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BooksUnavailableError(f"the books' folder does not take a file: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,9 +1,8 @@
 """The `books` role: allocations and minutes into the hour ledger.
 
-One process leads, others stand by (`pipeline.books.leader`).  Positions on
-the bus move in the transaction that keeps what was read there, and a node-hour
-is replaced in one transaction with its day totals, so that after kill -9 at any moment the books go on where the
-database says and come to the same rows.
+One process leads, others stand by (`pipeline.books.leader`).  Positions on the bus move in the
+transaction that keeps what was read there, and a node-hour is replaced in one with its day totals:
+after kill -9 at any moment the books go on where the database says and come to the same rows.
 
 The hour that goes on is computed up to `as_of`: the bus time that all
 partitions of the GPU records have passed, less `margin_s`, in whole seconds.
@@ -80,6 +79,7 @@ class Books:
         self._settings = settings
         self._clock = clock
         self._board = board
+        database.report_to(board)
         self._topics = [settings.prefix + ALLOC, settings.prefix + FLUSHED]
         self._site = SiteNow(inventory, tenants, self._leader, clock, self._topics[0])
         self._consumer = bus.consumer(self._topics, None)
@@ -94,10 +94,10 @@ class Books:
         """Up to when the ledger is computed; None before the first time."""
 
     def _new_computer(self, memory: Memory) -> Computer:
-        chunk = self._settings.chunk_minutes
         return Computer(
-            self._series, self._leader, memory, self._clock, self._board, chunk_minutes=chunk
-        )
+            self._series, self._leader, memory, self._clock, self._board,
+            chunk_minutes=self._settings.chunk_minutes,
+        )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop`, or stands by while another does; waits for a bus, a database or a

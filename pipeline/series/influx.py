@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from collectors.contract.catalogue import CATALOGUE, Kind, Metric
 from collectors.contract.identity import slot_text
+from collectors.kit.clock import Clock, SystemClock
 from pipeline.series import lines
 from pipeline.series.columns import select_masks, select_parts, select_raw
 from pipeline.series.influx_columns import masks_of, parts_of, place_of, samples_of
 from pipeline.series.influx_query import MOST_BOUND, Where, quoted, rfc3339, select
 from pipeline.series.influx_wire import BucketGoneError, InfluxWire
+from pipeline.series.pace import Pace
 from pipeline.series.packed import word_and_bit
 from pipeline.series.port import (
     MinuteParts,
@@ -27,6 +29,7 @@ from pipeline.series.port import (
     RawSamples,
     Refused,
     StoreSetupError,
+    StoreTooSlowError,
     WriteBatch,
     WriteResult,
 )
@@ -41,8 +44,9 @@ class InfluxStore:
     """`SeriesStore` in InfluxDB 2.x (2.2 or later, for InfluxQL by bucket name).
 
     `token` must be allowed to create, read and write buckets of `org`.
-    Requests hold 5,000 lines; gzip is off, as it costs both sides more CPU
-    than it saves where the network is not the limit.
+    Requests hold 5,000 lines, and fewer while the server does not answer that
+    many within `timeout_s`; gzip is off, as it costs both sides more CPU than
+    it saves where the network is not the limit.
     """
 
     hours_a_read = 24
@@ -59,7 +63,10 @@ class InfluxStore:
         minute_days: int = 90,
         timeout_s: float = 30.0,
         gzip: bool = False,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
+        self._pace = Pace(timeout_s)
         self._wire = InfluxWire(url, token, org, timeout_s=timeout_s, gzip=gzip)
         self._buckets = {f"{prefix}_raw": raw_days, f"{prefix}_minutes": minute_days}
         self._raw_bucket, self._minute_bucket = self._buckets
@@ -91,11 +98,19 @@ class InfluxStore:
 
     def _send(self, kept: Kept, body: bytes) -> list[Refused]:
         bucket = self._raw_bucket if kept is Kept.RAW else self._minute_bucket
-        try:
-            return self._wire.write(bucket, body)
-        except BucketGoneError:
-            self._wire.create_bucket(bucket, self._buckets[bucket] * _DAY_S)
-            raise
+        refused: list[Refused] = []
+        for piece, lines_sent in self._pace.pieces(body):
+            began_us = self._clock.monotonic_us()
+            try:
+                refused += self._wire.write(bucket, piece)
+            except BucketGoneError:
+                self._wire.create_bucket(bucket, self._buckets[bucket] * _DAY_S)
+                raise
+            except StoreTooSlowError:
+                self._pace.too_slow(lines_sent)
+                raise
+            self._pace.answered(lines_sent, self._clock.monotonic_us() - began_us)
+        return refused
 
     async def _query(
         self, bucket: str, selected: str, where: Where, columns: Mapping[str, type], rest: str = ""
@@ -237,6 +252,7 @@ class InfluxStore:
             "url": self._wire.url,
             "org": self._wire.org,
             "buckets": buckets,
+            "lines_a_request": str(self._pace.lines),
         }
 
     async def close(self) -> None:

@@ -30,13 +30,19 @@ from influxdb_client.service.health_service import HealthService
 from influxdb_client.service.write_service import WriteService
 
 from collectors.contract.catalogue import COUNTER_ABSENT
-from pipeline.series.port import Refused, StoreSetupError, StoreUnavailableError
+from pipeline.series.port import (
+    Refused,
+    StoreSetupError,
+    StoreTooSlowError,
+    StoreUnavailableError,
+)
 
 Row = Mapping[str, Any]
 _ROWS_AT_ONCE = 8_192
 _REQUESTS_FOR_REFUSED = 200
 _UNPARSED = re.compile(r"unable to parse '(.*)': (.*)")
 _DROPPED = re.compile(r"dropped=(\d+)")
+_SLOW = frozenset({HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT})
 _SPLIT = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 
 
@@ -88,13 +94,11 @@ class InfluxWire:
                 HTTPStatus.NOT_FOUND,
             }:
                 raise
-            raise StoreUnavailableError(
-                f"InfluxDB at {self.url} answers {status}: {reason(error)}"
-            ) from None
+            kind = StoreTooSlowError if status in _SLOW else StoreUnavailableError
+            raise kind(f"InfluxDB at {self.url} answers {status}: {reason(error)}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise StoreUnavailableError(
-                f"InfluxDB at {self.url} does not answer: {error}"
-            ) from None
+            kind = StoreTooSlowError if _is_timeout(error) else StoreUnavailableError
+            raise kind(f"InfluxDB at {self.url} does not answer: {error}") from None
 
     def version(self) -> str:
         """The server's version; raises StoreUnavailableError until it is ready."""
@@ -216,6 +220,15 @@ class InfluxWire:
         client, self._opened = self._opened, None
         if client is not None:
             client.close()
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Whether a server that was there did not answer, or not even read, in time."""
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return False
+    # While a request's body is being sent, the timeout comes as the cause of a broken connection.
+    reasons = (error, *error.args)
+    return any(isinstance(one, TimeoutError | urllib3.exceptions.TimeoutError) for one in reasons)
 
 
 def _status(error: Any) -> int:

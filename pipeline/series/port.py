@@ -148,6 +148,10 @@ class StoreUnavailableError(ConnectionError):
     """The store cannot take or answer anything now; try again later."""
 
 
+class StoreTooSlowError(StoreUnavailableError):
+    """The store took a request and did not answer it in time: less at once may succeed."""
+
+
 class StoreSetupError(SetupError):
     """The store can never work as configured (wrong token, a file that another
     process has open); the message says what to do."""

@@ -29,7 +29,13 @@ from collectors.contract.identity import new_run
 from collectors.contract.topics import DEAD, FLUSHED, GPU, Flushed, dumps
 from collectors.kit.clock import Clock
 from pipeline import health
-from pipeline.series.port import SeriesStore, StoreUnavailableError, WriteBatch, WriteResult
+from pipeline.series.port import (
+    SeriesStore,
+    StoreTooSlowError,
+    StoreUnavailableError,
+    WriteBatch,
+    WriteResult,
+)
 from pipeline.store.intake import Intake, Snapshot, refused_letters
 from pipeline.store.validate import TimeRules
 
@@ -176,10 +182,15 @@ class StoreWorker:
         async def write() -> WriteResult:
             return await self._series.write(batch)
 
-        async def paused(_: RetryCallState) -> None:
+        async def paused(state: RetryCallState) -> None:
             self._consumer.pause()
             self._board.set("paused", 1)
             self._board.add("store_unavailable")
+            error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, StoreTooSlowError):
+                # The store makes its requests smaller from here on.
+                self._board.add("store_too_slow")
+            _log.warning("store_away attempt=%d %s", state.attempt_number, error)
             with suppress(BusUnavailableError):
                 await self._consumer.fetch(0.0, 1)
 
