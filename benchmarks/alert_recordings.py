@@ -114,7 +114,7 @@ def play(recording: Recording, case: Case, lasts_s: float, step_s: float) -> lis
         lag += (_grown(case, now_s) * power - lag) * -np.expm1(-step_s / LAG_S)
         sign = now_s if sign is None and lag.max() > SIGN_C else sign
         throttle = now_s if throttle is None and (core + lag).max() >= LIMIT_C else throttle
-        said = _said(power.astype(np.float32), np.round(core + lag).astype(np.float32))
+        said = _said(np.asarray(power, np.float32), np.asarray(np.round(core + lag), np.float32))
         for one in detectors:
             one.take(_START_US + round(now_s * 1e6), said)
     return [_became(one.seen, case, sign, throttle, gpus) for one in detectors]

@@ -24,6 +24,9 @@ State = dict[str, NDArray[Any]]
 _NOISE_S, _NOISE_FIRST_S = 7_200.0, 120.0
 _SAMPLES = 3
 _LOUDEST = 5.0
+_SURE = 0.04
+"""Relative variance of a resistance, up to which a GPU has worked before: a node is judged where
+half of its GPUs have."""
 _OTHERS, _REST = 3, 1.0
 """A node is compared with the rest of its rack where that is so many nodes, and says as much."""
 _FLOOR_C, _FLOOR_GPU_C = 0.06, 0.3
@@ -151,6 +154,7 @@ class Changes:
         sums = np.stack([
             weight, weight * change, carried, carried * change, carried * rise,
             weight * doubt, carried * doubt, (ok & held).astype(np.float32),
+            (learns & (known < _SURE)).astype(np.float32),
         ])  # fmt: skip
         return self._levels(sums, step_s)
 
@@ -172,7 +176,8 @@ class Changes:
         rack = self._places.node.parent
         others = of_rack[:2, rack] - of_node[:2]
         enough = (self._places.rack.parts[rack] > _OTHERS) & (others[0] > _REST * of_node[0])
-        shared = enough * others[1] / np.maximum(others[0], np.float32(1e-9))
+        # What falls back elsewhere does not make a node warmer.
+        shared = enough * np.maximum(others[1], 0) / np.maximum(others[0], np.float32(1e-9))
         of_node[1] -= shared * of_node[0]
         of_node[3] -= shared * of_node[2]
 
@@ -200,7 +205,7 @@ class Changes:
 
     def _of_level(self, level: Level, sums: Floats, step_s: float) -> Change:
         """Generalised least squares of both signatures, with an offset that wanders by itself."""
-        weight, cross, carried, cross_carried, square, doubt, doubt_carried, held = sums
+        weight, cross, carried, cross_carried, square, doubt, doubt_carried, held, sure = sums
         total = np.maximum(weight, np.float32(1e-9))
         wander, scatter = self._noise[level.scope]
         offset = cross / total
@@ -214,6 +219,8 @@ class Changes:
         watched = self._watched_s[level.scope]
         watched += (weight > 0) * np.float32(step_s)
         known = (watched >= self._settings.warm_up_s).astype(np.float32)
+        if level.scope == "node":
+            known *= sure >= 0.5 * level.gpus
         sigmas = np.maximum(
             offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful * doubtful)
         )

@@ -184,7 +184,7 @@ class ThermalDetector:
         limit = np.where(held, np.float32(_HELD_S), np.float32(_FROZEN_S))
         share = np.where(held, np.float32(0), np.float32(_SUSPICIOUS))
         share = np.where(odd & (self._frozen_s <= limit), share, np.float32(1))
-        counts = moment.trusted * share
+        counts: Floats = moment.trusted.astype(np.float32) * share
         model = self._model
         at = model.next()
         before = model.expected(at)

@@ -24,7 +24,7 @@ _MOST_A_TICK = 8
 _AGAIN_US = 3_000_000
 """A rack that was looked at is not looked at again before."""
 _FLOOR_C2 = 0.09
-_KNOWN_C2, _FORGET_S = 0.6, 60.0
+_KNOWN_C2, _FORGET_S = 0.8, 60.0
 """A GPU whose expected temperature is known less well is not judged: it never worked so before;
 after so long what it was before is forgotten."""
 _ALMOST = 0.6

@@ -24,7 +24,7 @@ State = dict[str, NDArray[Any]]
 
 UNIT_W = 100.0
 """Powers are in this unit within, so that all columns of φ are of one size."""
-_SAMPLE_S = 300.0
+_SAMPLE_S = 150.0
 """So much time counts as one independent sample: inlets wander, and whole degrees stay whole."""
 _ROWS, _SOLVED = 4096, 256
 """GPUs that a tick learns from, and GPUs whose parameters it renews: what a tick may cost."""
@@ -35,7 +35,7 @@ _OFFSET_C, _OFFSET_SPREAD_C = 28.0, 10.0
 _GAIN_C, _GAIN_SPREAD_C = 1.5, 2.5
 """Of each of the lags, per UNIT_W: nothing is known of a fleet at first."""
 _SPREAD_FLOOR = (4.0, 1.2)
-_KNOWN = 0.8
+_KNOWN = 1.6
 """Independent samples that a GPU has said before others of its model learn from it."""
 _PRIOR_EVERY = 64
 _REACH_S = 150.0
@@ -179,7 +179,7 @@ class HeatModel:
         for at, one in enumerate(weighted):
             self._answers[at, rows] *= keep
             self._answers[at, rows] += one * target
-        known = ok & (variance_c2 < self.noise[rows])
+        known = (counts > 0.5) & (variance_c2 < self.noise[rows])
         self._note_noise(rows, np.minimum(residual * residual, 9 * sigma * sigma), known, span_s)
 
     def _note_noise(self, rows: slice, square: Floats, known: Bools, span_s: float) -> None:

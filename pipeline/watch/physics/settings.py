@@ -21,9 +21,9 @@ class PhysicsSettings:
     """Mean of the residual that is looked at for a sudden change …"""
     baseline_s: float = 20.0
     """… and the mean that it is compared with."""
-    fast_sigmas: float = 5.5
+    fast_sigmas: float = 5.0
     """A sudden change of a rack, hall or site, in units of its own learnt noise."""
-    fast_node_sigmas: float = 6.0
+    fast_node_sigmas: float = 7.0
     fast_node_rise_c: float = 0.5
     fast_gpu_sigmas: float = 7.0
     fast_rise_c: float = 0.35
