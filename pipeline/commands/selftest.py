@@ -12,6 +12,7 @@ from collectors.kit.options import setting_options
 from pipeline.commands import stages
 from pipeline.commands.wiring import load_settings
 from pipeline.selftest import sabotage
+from pipeline.selftest.bounds import WITHIN
 from pipeline.selftest.run import Report, SelftestOptions, run_selftest
 from pipeline.settings import Settings
 
@@ -80,11 +81,14 @@ def table(report: Report) -> str:
     )
     bounds = report.bounds
     lines.append(
-        f"Of {bounds.days} days of tenants {bounds.outside} outside of what the ledger states,"
-        f" {bounds.misled} left out (a node lied about its name or clock); furthest off:"
+        f"Of {bounds.days} days of tenants {bounds.close} within {WITHIN:.1%} by themselves,"
+        f" {bounds.outside} outside of what the ledger states,"
+        f" {bounds.misled} more left out (a node lied about its name or clock); furthest off:"
     )
+    known = [(one, ", all of it known") for one in bounds.worst_known]
     lines += [
-        f"  {one.figure}: {one.relative:+.4%} ({one.tenant}, {one.day})" for one in bounds.worst
+        f"  {one.figure}: {one.relative:+.4%} ({one.tenant}, {one.day}{how})"
+        for one, how in [*((one, "") for one in bounds.worst), *known]
     ]
     lines.append("All equal." if report.ok else "Not equal: see above.")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from collectors.contract.catalogue import CATALOGUE, COUNTER_ABSENT
+from pipeline.selftest.edges import Edges
 from pipeline.selftest.truth import MinuteKey, Oracle, Point
 from pipeline.series.columns import merge_parts
 from pipeline.series.port import MinuteParts, SeriesStore
@@ -61,14 +62,17 @@ def _ends(parts: MinuteParts) -> Iterator[tuple[MinuteKey, dict[str, tuple[Point
 
 
 async def stored_minutes(
-    series: SeriesStore, nodes: Sequence[str], minutes: range
+    series: SeriesStore, nodes: Sequence[str], minutes: range, edges: Edges
 ) -> dict[MinuteKey, int]:
-    """A digest of the merged counters of every minute stored, by key."""
+    """A digest of the merged counters of every minute stored, by key; `edges` keeps their times."""
     found: dict[MinuteKey, int] = {}
     for at in range(0, len(nodes), _NODES_AT_ONCE):
         some = nodes[at : at + _NODES_AT_ONCE]
-        parts = await series.minutes(minutes.start, minutes.stop, nodes=some, gauges=())
-        for key, ends in _ends(merge_parts(parts)):
+        parts = merge_parts(
+            await series.minutes(minutes.start, minutes.stop, nodes=some, gauges=())
+        )
+        edges.keep(parts)
+        for key, ends in _ends(parts):
             if ends:
                 found[key] = digest(ends)
     return found

@@ -15,10 +15,12 @@ from collectors.contract.tenants_file import parse_tenants
 from collectors.contract.topics import ALLOC, GPU
 from collectors.kit.clock import SystemClock
 from pipeline.commands.wiring import Installation, ephemeral, install, make_source, topics
-from pipeline.selftest import compare, physical, sabotage
+from pipeline.selftest import bounds, compare, sabotage
+from pipeline.selftest.bounds import Bounds
 from pipeline.selftest.compare import Check
+from pipeline.selftest.edges import Edges
 from pipeline.selftest.names import Accounts
-from pipeline.selftest.physical import Bounds
+from pipeline.selftest.physical import read_physical
 from pipeline.selftest.truth import Oracle, TellingProducer, make_oracle
 from pipeline.settings import Settings
 from pipeline.store.worker import StoreWorker
@@ -82,7 +84,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
             end_us = start_us + int(options.minutes * 60e6)
             minutes = compare.minute_range(start_us, end_us + 2_000_000)
             test = Selftest(installation, source, options, minutes)
-            checks, bounds = await test.run(own.data)
+            checks, found = await test.run(own.data)
         finally:
             await _remove(installation)
     return Report(
@@ -94,7 +96,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         round(time.process_time() - cpu_s, 2),
         round((clock.monotonic_us() - began_us) / 1e6, 2),
         checks,
-        bounds,
+        found,
     )
 
 
@@ -120,6 +122,7 @@ class Selftest:
         self._minutes = minutes
         self._oracle: Oracle = make_oracle(source.inventory)
         self._accounts = Accounts((minutes.start + minutes.stop) // 2 * 60_000_000)
+        self._edges = Edges()
         self._workers: list[StoreWorker] = [installation.worker() for _ in range(options.workers)]
         self._sent: dict[str, int] = {}
 
@@ -149,7 +152,7 @@ class Selftest:
         prefix = self._installation.settings.topic_prefix
         producer = TellingProducer(
             self._installation.bus.producer(), self._oracle, prefix + GPU, prefix + ALLOC,
-            self._accounts,
+            self._accounts, self._edges,
         )  # fmt: skip
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -186,7 +189,7 @@ class Selftest:
 
     async def _compare(self, nodes: list[str], folder: Path) -> tuple[list[Check], Bounds]:
         series, inventory = self._installation.opened_series(), self._source.inventory
-        stored = await compare.stored_minutes(series, nodes, self._minutes)
+        stored = await compare.stored_minutes(series, nodes, self._minutes, self._edges)
         checks = compare.minute_checks(self._oracle, stored)
         truth = self._oracle.finish()
         sent = sum(self._sent.values())
@@ -205,9 +208,11 @@ class Selftest:
         checks += compare.ledger_checks(truth.rows, ledger)
         installed = sum(inventory.gpus(hour * HOUR_US) * HOUR_US for hour in hours)
         checks.append(compare.installed_check(ledger, installed))
-        happened = physical.read_physical(folder)
-        bounds = physical.bounds(happened, ledger, inventory)
-        checks.append(physical.time_check(happened, ledger, inventory))
+        happened = read_physical(folder)
+        header = happened.header
+        slack = self._edges.slack(inventory, header.start_us, header.end_us)
+        found = bounds.bounds(happened, ledger, inventory, slack)
+        checks.append(bounds.time_check(happened, ledger, inventory))
         outside = "tenants' days outside of what the ledger states"
-        checks.append(compare.same(outside, 0, bounds.outside))
-        return checks, bounds
+        checks.append(compare.same(outside, 0, found.outside))
+        return checks, found

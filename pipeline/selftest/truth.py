@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
+
 from collectors.contract.bus import Message, Producer
 from collectors.contract.inventory import Inventory
+from collectors.contract.topics import Allocation
 from collectors.kit import plugins
+from pipeline.selftest.edges import Edges
 from pipeline.selftest.names import Accounts
 
 Point = tuple[int, int]
@@ -83,11 +87,17 @@ class TellingProducer:
     """
 
     def __init__(
-        self, inner: Producer, oracle: Oracle, gpu: str, alloc: str, accounts: Accounts
+        self,
+        inner: Producer,
+        oracle: Oracle,
+        gpu: str,
+        alloc: str,
+        accounts: Accounts,
+        edges: Edges,
     ) -> None:
-        """`accounts` names holders as a scheduler would, before anybody is told."""
+        """`accounts` names holders as a scheduler would, before anybody but `edges` is told."""
         self._inner = inner
-        self._accounts = accounts
+        self._accounts, self._edges = accounts, edges
         self._oracle = oracle
         self._gpu, self._alloc = gpu, alloc
         self.sent: dict[str, int] = {}
@@ -98,6 +108,9 @@ class TellingProducer:
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Sends, then tells."""
+        for one in messages:
+            if one.topic == self._alloc:
+                self._edges.tell(msgspec.json.decode(one.value, type=Allocation))
         messages = [
             replace(one, value=self._accounts.told(one.value)) if one.topic == self._alloc else one
             for one in messages

@@ -16,7 +16,8 @@ from collectors.contract.topics import ALLOC, GPU
 from collectors.kit.clock import SystemClock
 from collectors.simulator.oracle import Oracle
 from collectors.simulator.source import create
-from pipeline.selftest.physical import Physical, bounds, read_physical, time_check
+from pipeline.selftest.bounds import bounds, time_check
+from pipeline.selftest.physical import Physical, read_physical
 
 HOUR_US = 3_600_000_000
 START_US = 490_000 * HOUR_US - 300_000_000
