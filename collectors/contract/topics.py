@@ -60,9 +60,9 @@ class Subject(msgspec.Struct, frozen=True):
     slots: tuple[str, ...] = ()
 
 
-PRECEDENCE = {"static": 0, "process": 10, "scheduler": 20, "accounting": 25}
-"""A scheduler's accounting goes before its word at the time, that before what processes show, and
-that before a static file."""
+PRECEDENCE = {"static": 0, "guess": 5, "process": 10, "scheduler": 20, "accounting": 25}
+"""A scheduler's accounting goes before its word at the time, that before what processes show, that
+before a guess of which GPU it was that a scheduler counted, and that before a static file."""
 
 
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

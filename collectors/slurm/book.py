@@ -17,10 +17,11 @@ import msgspec
 from collectors.contract.facts import NodeFacts
 from collectors.contract.topics import Allocation
 from collectors.slurm.accounting import Accounted
-from collectors.slurm.join import Told, is_claim, join, own_id, run_of
+from collectors.slurm.join import Joined, Told, is_claim, join, own_id, run_of
 from collectors.slurm.places import NodePlaces
 from collectors.slurm.queue import Queued
 from collectors.slurm.runs import Run, Runs
+from collectors.slurm.unplaced import Unplaced, is_guess
 
 _log = logging.getLogger(__name__)
 _LATE_S = 120
@@ -53,13 +54,15 @@ class Book:
         self.places = NodePlaces()
         self.followed_us = 0
         self.accounted_s = 0
-        self.unplaced: dict[tuple[str, int], int] = {}
-        """By run how many of its GPUs are on no known slot: they are billed to nobody."""
+        self.unplaced = Unplaced(self.places)
         self._claims: dict[bytes, Allocation] = {}
         self._bus: dict[bytes, Allocation] = {}
         self._of_job: dict[str, set[bytes]] = defaultdict(set)
         """The keys of all records about a job, the agents' and this program's."""
         self._dirty: set[str] = set()
+        self._guessing: set[str] = set()
+        """Jobs of which this program has guessed something."""
+        self._guesses_due = False
         self._reported: set[tuple[str, int]] = set()
 
     @property
@@ -78,11 +81,13 @@ class Book:
         """An answer of slurmdbd."""
         self._dirty |= self.runs.take_accounting(rows, asked_s, self._is_claimed)
         self.accounted_s = asked_s
+        self._guesses_due |= self.unplaced.waits
 
     def take_facts(self, facts: NodeFacts) -> None:
         """Where a node's GPUs are."""
         if self.places.take(facts):
             self._dirty |= {run.job for run in self.runs if run.numbers or run.end_s is None}
+            self._dirty |= self.unplaced.jobs
 
     def take_record(self, one: Allocation) -> None:
         """A record of the bus, also one of this program's own that came back."""
@@ -93,6 +98,8 @@ class Book:
         self._bus[key] = one
         self._of_job[one.job].add(key)
         self._dirty.add(one.job)
+        if own and is_guess(one):
+            self._guessing.add(one.job)
         # The deletion is this program's: what the agent had said is kept, or taken from it.
         if not own and not (one.deleted and key in self._claims):
             self._claims[key] = msgspec.structs.replace(one, deleted=False)
@@ -100,18 +107,37 @@ class Book:
     @property
     def behind(self) -> bool:
         """Whether there are jobs that `changes` has not looked at since something came of them."""
-        return bool(self._dirty)
+        return bool(self._dirty) or self._guesses_due
 
     def changes(self, now_us: int) -> list[Allocation]:
         """What is to be sent of some jobs, asked for once: all that should stand and does not."""
         jobs = sorted(itertools.islice(self._dirty, _AT_ONCE))
         self._dirty.difference_update(jobs)
+        wanted = [one for job in jobs for one in self._wanted(job)]
+        # What is not known of some depends on what is known of all.
+        self._guesses_due |= bool(jobs)
+        if not self._dirty and self._guesses_due:
+            self._guesses_due = False
+            wanted += self._guesses(now_us // 1_000_000)
         return [
-            msgspec.structs.replace(wanted, known_us=now_us)
-            for job in jobs
-            for wanted in self._wanted(job)
-            if not _says_the_same(self._bus.get(wanted.key), wanted)
+            msgspec.structs.replace(one, known_us=now_us)
+            for one in wanted
+            if not _says_the_same(self._bus.get(one.key), one)
         ]
+
+    def _guesses(self, now_s: int) -> list[Allocation]:
+        if not self._guessing and not self.unplaced.jobs:
+            return []
+        keys = [key for job in sorted(self._guessing) for key in sorted(self._of_job.get(job, ()))]
+        before = [one for key in keys if self._is_own(key) and is_guess(one := self._bus[key])]
+        self._guessing = {one.job for one in before}
+        standing = (claim for key, claim in self._claims.items() if self._stands(key))
+        said = [one for one in before if not one.deleted]
+        return self.unplaced.records(self.source, said, standing, now_s, self.runs.renamed)
+
+    def _stands(self, key: bytes) -> bool:
+        last = self._bus.get(key)
+        return last is not None and not last.deleted
 
     def unsent(self, records: Iterable[Allocation]) -> None:
         """These could not be sent: they are asked for again."""
@@ -122,6 +148,8 @@ class Book:
         for one in records:
             self._bus[one.key] = one
             self._of_job[one.job].add(one.key)
+            if one.source == self.source and is_guess(one):
+                self._guessing.add(one.job)
 
     def _wanted(self, job: str) -> list[Allocation]:
         runs = self.runs.of(job)
@@ -130,18 +158,19 @@ class Book:
         for claim in (self._claims[key] for key in keys if key in self._claims):
             run = run_of(claim, runs)
             if run is not None:
-                last = self._bus.get(claim.key)
-                told[run.key].append(Told(claim, stands=last is not None and not last.deleted))
-        own = [self._bus[key] for key in keys if self._is_own(key)]
+                told[run.key].append(Told(claim, stands=self._stands(claim.key)))
+        own = [one for key in keys if self._is_own(key) and not is_guess(one := self._bus[key])]
         wanted: list[Allocation] = []
         gone = {one.key: one for one in own if self._is_renamed(one)}
+        known: list[tuple[Run, Joined, list[Told]]] = []
         for run in runs:
             before = [one for one in own if one.id.startswith(f"{run.job}@{run.start_s}/")]
             joined = join(run, told[run.key], self.places, self.source, before)
-            self._note(run, joined.unplaced)
+            known.append((run, joined, told[run.key]))
             wanted += joined.records
             if run.end_s is not None:
                 gone |= {one.key: one for one in before}
+        self.unplaced.take(job, known)
         standing = {one.key for one in wanted}
         gone_now = [one for key, one in gone.items() if key not in standing]
         return wanted + [msgspec.structs.replace(one, deleted=True) for one in gone_now]
@@ -153,24 +182,21 @@ class Book:
         start = one.id.partition("@")[2].partition("/")[0]
         return start.isdecimal() and (one.job, int(start)) in self.runs.renamed
 
-    def _note(self, run: Run, unplaced: int) -> None:
-        if unplaced and run.end_s is not None and run.end_s > run.start_s:
-            self.unplaced.setdefault(run.key, unplaced)
-        else:
-            self.unplaced.pop(run.key, None)
-
     def report(self, now_s: int) -> None:
-        """Says of runs that ended some time ago that GPUs of them are on no known slot; once each."""
-        for run in self.runs:
-            late = run.end_s is not None and now_s - run.end_s > _LATE_S
-            if late and run.key in self.unplaced and run.key not in self._reported:
-                self._reported.add(run.key)
-                _log.error(
-                    "gpus_without_slots job=%s start_s=%d gpus=%s without=%d account=%s nodes=%s",
-                    run.job, run.start_s, run.gpus, self.unplaced[run.key], run.account,
-                    ",".join(run.nodes[:8]),
-                )  # fmt: skip
-        self._reported &= self.unplaced.keys()
+        """Says of runs that ended some time ago that nobody knows GPUs of them; once each."""
+        guessed, left = self.unplaced.guessed, self.unplaced.left
+        for key in {*guessed, *left} - self._reported:
+            run = self.runs.at(key)
+            if run is None or run.end_s is None or now_s - run.end_s <= _LATE_S:
+                continue
+            self._reported.add(key)
+            log, what = (_log.error, "without_slots") if key in left else (_log.warning, "guessed")
+            log(
+                "gpus_%s job=%s start_s=%d gpus=%s without=%d guessed=%d account=%s nodes=%s",
+                what, run.job, run.start_s, run.gpus, left.get(key, 0), guessed.get(key, 0),
+                run.account, ",".join(run.nodes[:8]),
+            )  # fmt: skip
+        self._reported &= {*guessed, *left}
 
     def forget(self, before_s: int) -> None:
         """Runs and claims that ended before, and will not change any more."""
@@ -179,7 +205,9 @@ class Book:
             for key in [key for key in mine if self._concerns(key, run)]:
                 self._drop(key)
             self.runs.forget(run)
-            self.unplaced.pop(run.key, None)
+            self.unplaced.forget(run.job)
+            if self.runs.of(run.job):
+                self._dirty.add(run.job)
         for key, claim in list(self._claims.items()):
             if claim.to_us is not None and claim.to_us < before_s * 1_000_000:
                 self._drop(key)

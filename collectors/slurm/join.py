@@ -31,9 +31,10 @@ class Told(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """What should stand for a run, and for how many of its GPUs no slot is known."""
+    """What should stand for a run, its slots by node, and for how many of its GPUs none is known."""
 
     records: list[Allocation]
+    slots: dict[str, tuple[str, ...]]
     unplaced: int
 
 
@@ -42,7 +43,7 @@ def is_claim(one: Allocation) -> bool:
     return one.source.startswith("agent:") and one.id.startswith("slurm:") and bool(one.subjects)
 
 
-def _by_prolog(one: Allocation) -> bool:
+def by_prolog(one: Allocation) -> bool:
     return one.source.endswith(":slurm")
 
 
@@ -83,20 +84,21 @@ def join(
     earlier records of it: a slot that was known once stays known.
     """
     records: list[Allocation] = []
-    placed = 0
+    held: dict[str, tuple[str, ...]] = {}
     everything = _everything(run, places)
     for node in run.nodes:
         mine = [one for one in told if short(one.claim.subjects[0].node) == short(node)]
         earlier = [one for one in before if short(one.subjects[0].node) == short(node)]
         slots = _slots(run, node, mine, places, earlier) or everything.get(node, ())
-        placed += whole_gpus(slots)
+        held[short(node)] = slots
         if run.end_s is not None or earlier or not _claimed(mine, slots):
             said = [*(one.claim for one in mine), *earlier]
             name = next((one.subjects[0].node for one in said), places.name(node))
             records += _own(run, name, slots, mine, source)
         if run.end_s is not None:
             records += _taken_away(mine, slots, empty=run.end_s <= run.start_s)
-    return Joined(records, max(0, (run.gpus or 0) - placed))
+    placed = sum(map(whole_gpus, held.values()))
+    return Joined(records, held, max(0, (run.gpus or 0) - placed))
 
 
 def _slots(
@@ -107,12 +109,13 @@ def _slots(
     earlier: Sequence[Allocation],
 ) -> tuple[str, ...]:
     """The prolog's word; slurmctld's, or what was said before, where that names more."""
-    claimed = _of(one.claim for one in told if _by_prolog(one.claim))
+    claimed = slots_of(one.claim for one in told if by_prolog(one.claim))
     listed = places.slots(node, run.numbers.get(node, ())) or ()
-    return max((claimed, listed, _of(earlier)), key=whole_gpus)
+    return max((claimed, listed, slots_of(earlier)), key=whole_gpus)
 
 
-def _of(records: Iterable[Allocation]) -> tuple[str, ...]:
+def slots_of(records: Iterable[Allocation]) -> tuple[str, ...]:
+    """All that they name, in order."""
     return tuple(sorted({slot for one in records for each in one.subjects for slot in each.slots}))
 
 
@@ -126,7 +129,7 @@ def _everything(run: Run, places: NodePlaces) -> dict[str, tuple[str, ...]]:
 
 def _claimed(told: Sequence[Told], slots: Sequence[str]) -> bool:
     """Whether the agents' claims that stand hold all of it already."""
-    return set(slots) <= {slot for one in told if one.stands for slot in _of([one.claim])}
+    return set(slots) <= {slot for one in told if one.stands for slot in slots_of([one.claim])}
 
 
 def _own(
@@ -141,10 +144,10 @@ def _own(
     Accounting's word goes before a prolog's.  Those who share a slot must have one precedence,
     and one may be over before another.
     """
-    claims = [one.claim for one in told if one.claim.shared and _by_prolog(one.claim)]
-    shared = {slot: claim for claim in claims for slot in _of([claim])}
+    claims = [one.claim for one in told if one.claim.shared and by_prolog(one.claim)]
+    shared = {slot: claim for claim in claims for slot in slots_of([claim])}
     alone = tuple(slot for slot in slots if slot not in shared)
-    whole = _whole(run, own_id(run, node), Subject(node, alone), source)
+    whole = record_of(run, own_id(run, node), Subject(node, alone), source)
     parts = [
         msgspec.structs.replace(
             whole,
@@ -161,7 +164,8 @@ def _own(
     return [whole, *parts] if alone else parts
 
 
-def _whole(run: Run, name: str, subject: Subject, source: str) -> Allocation:
+def record_of(run: Run, name: str, subject: Subject, source: str) -> Allocation:
+    """That a run has slots, for its whole time."""
     return Allocation(
         source,
         name,
@@ -183,5 +187,5 @@ def _taken_away(told: Sequence[Told], slots: Sequence[str], *, empty: bool) -> l
     return [
         msgspec.structs.replace(one.claim, deleted=True)
         for one in told
-        if empty or set(_of([one.claim])) <= held
+        if empty or set(slots_of([one.claim])) <= held
     ]

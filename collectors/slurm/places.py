@@ -57,3 +57,10 @@ class NodePlaces:
         """All slots of a node; none where nothing is known of it."""
         known = self._slots.get(short(node), {})
         return tuple(slot for number in sorted(known) for slot in known[number])
+
+    def units(self, node: str) -> tuple[str, ...]:
+        """The GPUs of a node, where a GPU is what a job is given; none where it has instances."""
+        known = self._slots.get(short(node), {})
+        if any(len(slots) > 1 for slots in known.values()):
+            return ()
+        return self.all(node)

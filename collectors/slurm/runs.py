@@ -64,6 +64,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self._runs)
 
+    def at(self, key: Key) -> Run | None:
+        """The run of that name."""
+        return self._runs.get(key)
+
     def of(self, job: str) -> Collection[Run]:
         """The runs of a job."""
         return self._by_job[job].values() if job in self._by_job else ()

@@ -146,7 +146,9 @@ def _verdict(
         return Verdict(version, "nobody", _unnamed(one, tenants), rule)
     if claim.rank == best.rank:
         shared = best.share is not None
-        text = "it has the greatest rank" + (", and shares the GPU" if shared else "")
+        text = (
+            "it has the greatest rank" + (", and shares the GPU" if shared else "") + _guessed(one)
+        )
         return Verdict(version, "shares" if shared else "holds", text, rule, owner)
     together = claim.rank.precedence == best.rank.precedence and not best.rank.maintenance
     if best.share is not None and claim.share is not None and together:
@@ -165,6 +167,12 @@ def _unnamed(one: Allocation, tenants: Tenants) -> str:
     return f"it names no tenant, and {said} {' or '.join(names)} at that time"
 
 
+def _guessed(one: Allocation) -> str:
+    if one.precedence != PRECEDENCE["guess"]:
+        return ""
+    return "; its source knows how many GPUs of the node the job had, and guesses which"
+
+
 def _beaten(claim: Claim, best: Claim) -> str:
     """By which rule the best goes before."""
     mine, first = claim.rank, best.rank
@@ -180,8 +188,9 @@ def _beaten(claim: Claim, best: Claim) -> str:
 
 
 def _named(precedence: int) -> str:
-    words = {"static": "a static list", "process": "what processes show",
-             "scheduler": "a scheduler's own word"}  # fmt: skip
+    words = {"static": "a static list", "guess": "a guess of which GPU it was",
+             "process": "what processes show", "scheduler": "a scheduler's own word",
+             "accounting": "a scheduler's accounting"}  # fmt: skip
     name = words.get(_NAMES.get(precedence, ""), "a claim")
     return f"{name} (precedence {precedence})"
 

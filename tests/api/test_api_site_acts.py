@@ -148,6 +148,14 @@ async def test_why_names_the_line_and_what_lost(site: Site) -> None:
     assert before["owner"]["kind"] == "unallocated"
 
 
+async def test_why_says_what_is_a_guess(site: Site) -> None:
+    await site.tell(job("6", precedence=0), job("7", precedence=5))
+    first, second = (await site.why(T0 + 10))["claims"]
+    assert (first["id"], first["verdict"], second["verdict"]) == ("7", "holds", "loses")
+    assert "guesses which" in first["reason"]
+    assert "a guess of which GPU it was (precedence 5) goes before a static" in second["reason"]
+
+
 async def test_a_correction_holds_whatever_its_source_sends_later(site: Site) -> None:
     await site.tell(job("7"))
     body = {

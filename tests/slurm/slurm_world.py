@@ -35,7 +35,8 @@ PLACES = [
 ]
 _HOOK = """\
 #!/bin/sh
-[ {name} = epilog ] || echo "$SLURMD_NODENAME $SLURM_JOB_ID $SLURM_JOB_GPUS" >>{folder}/prologs.log
+[ {name} = epilog ] ||
+    echo "$SLURMD_NODENAME $SLURM_JOB_ID $(date +%s) $SLURM_JOB_GPUS" >>{folder}/prologs.log
 PETAWATCH_JOBS={folder}/jobs-$SLURMD_NODENAME
 export PETAWATCH_JOBS
 exec /bin/sh {script}
@@ -55,16 +56,16 @@ def write_hooks(folder: Path) -> dict[str, Path]:
     return hooks
 
 
-def prologs_record(folder: Path) -> dict[tuple[str, str], list[set[int]]]:
-    """By (node, job) the numbers of the GPUs that each of its prologs was told.
+def prologs_record(folder: Path) -> dict[tuple[str, str], list[tuple[int, set[int]]]]:
+    """By (node, job) when each of its prologs ran, and the numbers of the GPUs that it was told.
 
-    The prolog of a job that was ended meanwhile is told none.
+    That of a job that was ended meanwhile, or begun in slurmctld's first seconds, is told none.
     """
-    found: dict[tuple[str, str], list[set[int]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[tuple[int, set[int]]]] = defaultdict(list)
     for line in (folder / "prologs.log").read_text(encoding="utf-8").splitlines():
-        node, job, *gpus = line.split()
+        node, job, time_s, *gpus = line.split()
         if gpus:
-            found[node, job].append({int(one) for one in gpus[0].split(",")})
+            found[node, job].append((int(time_s), {int(one) for one in gpus[0].split(",")}))
     return dict(found)
 
 

@@ -168,11 +168,11 @@ def test_facts_that_come_later_help(topic: Topic) -> None:
     topic.book.take_accounting([accounted("7", 100, 140)], 150)
     topic.settle()
     assert topic.kept == {}
-    assert topic.book.unplaced == {("7", 100): 1}
+    assert topic.book.unplaced.left == {("7", 100): 1}
     topic.book.take_facts(facts("n1.example.org"))
     topic.settle()
     assert topic.owners("n1.example.org", 1) == [(100, 140, "7")]
-    assert topic.book.unplaced == {}
+    assert topic.book.unplaced.left == {}
 
 
 def test_an_answer_that_comes_after_accountings_still_tells_the_indices(topic: Topic) -> None:
@@ -200,10 +200,9 @@ def test_whole_nodes_need_no_indices(topic: Topic) -> None:
     assert topic.owners("n2", 3) == [(100, 140, "7")]
 
 
-def test_gpus_on_no_known_slot_are_nobodys_and_said_once(
+def test_gpus_of_a_node_that_nobody_knows_are_nobodys_and_said_once(
     topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topic.book.take_facts(facts())
     topic.book.take_accounting([accounted("7", 100, 140, gpus=3)], 150)
     topic.settle()
     for now_s in (150, 300, 400):
@@ -251,7 +250,7 @@ def test_a_run_of_no_time_takes_the_claim_away(topic: Topic) -> None:
     topic.book.take_accounting([accounted("7", 100, 100)], 150)
     topic.settle()
     assert topic.owners("n1", 0) == []
-    assert topic.book.unplaced == {}
+    assert topic.book.unplaced.left == {}
 
 
 def test_those_who_share_go_on_sharing_when_one_of_them_ends(topic: Topic) -> None:

@@ -32,8 +32,8 @@ NOW_S = 1_795_524_480
 """When the last of them was made."""
 RUNNING = {"1/n1", "2/n1", "2/n2", "3/n2", "4/n2", "9/n1"}
 """What the first of them shows, by job and node."""
-OVER = RUNNING | {"5/n2", "10/n1", "10/n2"}
-"""What is to be said of the others; of the first run of 11 nobody says which GPU it had."""
+OVER = RUNNING | {"5/n2", "10/n1", "10/n2", "11/n2"}
+"""What is to be said of the others; of 11 nobody says which GPU it had, and one is guessed."""
 
 
 class FakeSlurm:
