@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -149,9 +151,10 @@ def sum_lines(told: Row) -> list[list[str]]:
     """Sums by whatever was asked for, and per origin all of them together."""
     rows: Sequence[Row] = told["rows"]
     keys = [name for name in _KEYS if name in rows[0]]
+    zone = ZoneInfo(told["time_zone"])
     head = [_WORDS.get(name, name) for name in keys]
     lines = [[*head, "GPU-h", "active", "idle", "down", "unobserved", "PFLOP-h", "kWh"]]
-    lines += [[*(_key(name, row[name]) for name in keys), *_sums([row])] for row in rows]
+    lines += [[*(_key(name, row[name], zone) for name in keys), *_sums([row])] for row in rows]
     for origin in sorted({row["origin"] for row in rows}):
         of_it = [row for row in rows if row["origin"] == origin]
         named = ["in all", *[""] * (len(keys) - 2), origin]
@@ -159,9 +162,11 @@ def sum_lines(told: Row) -> list[list[str]]:
     return lines
 
 
-def _key(name: str, value: Any) -> str:
-    # Hours are told in seconds, as every option takes them.
-    return f"{value // 1_000_000}" if name == "hour_us" else str(value)
+def _key(name: str, value: Any, zone: ZoneInfo) -> str:
+    if name != "hour_us":
+        return str(value)
+    # With the offset: where a clock goes back, two hours have the same name.
+    return datetime.fromtimestamp(value // 1_000_000, zone).strftime("%Y-%m-%d %H:%M%z")
 
 
 def _sums(rows: Sequence[Row]) -> list[str]:
@@ -189,9 +194,10 @@ def waterfall_lines(told: Row) -> list[list[str]]:
     """Each waterfall as steps with what lies between them."""
     keys = [name for name in _KEYS if name in told["rows"][0]]
     head = [_WORDS.get(name, name) for name in keys]
+    zone = ZoneInfo(told["time_zone"])
     lines = [[*head, "", "GPU-h", "PFLOP-h", "PFLOP/s", "of installed %"]]
     for row in told["rows"]:
-        named = [_key(name, row[name]) for name in keys]
+        named = [_key(name, row[name], zone) for name in keys]
         for step in row["steps"]:
             lines.append([*named, step["name"], *_amount(step)])
             between = [drop for drop in row["drops"] if drop["from"] == step["name"]]

@@ -32,9 +32,27 @@ def text(told: Mapping[str, Any]) -> str:
     claims: Sequence[Mapping[str, Any]] = told["claims"]
     if not claims:
         lines.append("No record of any source names it at that time.")
+    if told["hour"] is not None and _differs(told):
+        lines.append(
+            "The ledger's hour has no row of this owner. It is computed anew within seconds of a"
+            " change; where it stays so, it was filled as a simulated past, which has no records,"
+            " or its minutes are no longer kept."
+        )
     for one in claims:
         lines += ["", *_claim(one)]
     return "\n".join(lines)
+
+
+def _differs(told: Mapping[str, Any]) -> bool:
+    """Whether the hour is computed beyond the moment, and nothing in it is the owner's."""
+    owner = told["owner"]
+    if told["known_us"] is not None or owner is None or told["hour"]["until_us"] <= told["time_us"]:
+        return False
+    names = ("tenant", "project", "job")
+    return not any(
+        row["owner_kind"] == owner["kind"] and all(row[name] == owner[name] for name in names)
+        for row in told["ledger"]
+    )
 
 
 def _owner(told: Mapping[str, Any]) -> str:

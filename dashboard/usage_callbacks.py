@@ -1,4 +1,4 @@
-"""The Usage page's charts, which ask for a month by day and by hour."""
+"""The Usage page's charts and jobs, which ask for more than its page waits for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dash import Input, Output, no_update
 
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.usage_figures import days_figure, hours_figure, main_origin
+from dashboard.usage_parts import jobs_card, jobs_table
+
+_WASTED_JOBS = 15
 
 
 def add_usage_callbacks(dash: Any, api: ApiClient) -> None:
@@ -35,3 +38,14 @@ def add_usage_callbacks(dash: Any, api: ApiClient) -> None:
             return no_update, str(error)
         rows = main_origin(answer["rows"])
         return hours_figure(rows, answer["time_zone"]), "delivered, % of the nameplate"
+
+    @dash.callback(Output("us-jobs", "children"), Input("us-month", "data"))
+    async def jobs(month: str) -> Any:  # pyright: ignore[reportUnusedFunction]
+        try:
+            answer = await api.get(
+                "/usage/efficiency", month=month, waste="true", sort="idle_gpu_hours",
+                limit=str(_WASTED_JOBS),
+            )  # fmt: skip
+        except ApiError as error:
+            return jobs_card(str(error))
+        return jobs_table(answer)

@@ -1,8 +1,8 @@
 """The Usage page: a month's way from what is installed to what was delivered, and to whom.
 
 A month has an address of its own, `/usage/2026-10`; without one it is the month
-of the newest sample.  Charts come by their own callback, since they ask for
-hours.
+of the newest sample.  Charts and jobs come by callbacks of their own,
+since they ask for more than the rest has to wait for.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dash.development.base_component import Component
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.node_page import trouble
 from dashboard.tags import attributes
-from dashboard.usage_parts import bridge, jobs_table, tenants_table, tiles, waterfall
+from dashboard.usage_parts import bridge, jobs_card, tenants_table, tiles, waterfall
 
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
-_WASTED_JOBS = 15
+_CHART_PX = 300
 Json = Mapping[str, Any]
 
 
@@ -71,10 +71,6 @@ async def _body(api: ApiClient, month: str) -> list[Component]:
     if not rows:
         return [html.Div(trouble(f"The ledger has nothing of {month_words(month)}."))]
     tenants = await api.get("/usage/tenants", month=month)
-    jobs = await api.get(
-        "/usage/efficiency", month=month, waste="true", sort="idle_gpu_hours",
-        limit=str(_WASTED_JOBS),
-    )  # fmt: skip
     parts: list[Component] = [dcc.Store(id="us-month", data=month), _standing(falls)]
     for row in rows:
         parts += [tiles(row), html.Div([waterfall(row), bridge(row)], className="us-two")]
@@ -82,7 +78,7 @@ async def _body(api: ApiClient, month: str) -> list[Component]:
         *parts,
         html.Div([_chart("us-days", "By day"), _chart("us-hours", "By hour")], className="us-two"),
         tenants_table(tenants),
-        jobs_table(jobs),
+        html.Div(jobs_card("Loading …"), id="us-jobs"),
     ]
 
 
@@ -141,8 +137,10 @@ def _chart(name: str, title: str) -> Component:
     graph = dcc.Graph(
         id=name,
         className="nd-charts",
+        # A chart that follows its card's size needs one: an empty card has no height.
+        style={"height": f"{_CHART_PX}px"},
         config={"displayModeBar": False, "responsive": True},
-        figure={"data": [], "layout": {"height": 300, "paper_bgcolor": "rgba(0,0,0,0)"}},
+        figure={"data": [], "layout": {"height": _CHART_PX, "paper_bgcolor": "rgba(0,0,0,0)"}},
     )
     return html.Section(
         [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from dash import html
 from dash.development.base_component import Component
@@ -66,7 +67,7 @@ def tiles(row: Json) -> Component:
     parts = (
         ("Delivered", with_unit(delivered["pflops"], "PFLOPS", 1), "mean over the ledger's hours"),
         ("PFLOP-hours", number(delivered["pflop_hours"]), f"{number(low)} to {number(high)}"),
-        ("Of nameplate", share(delivered["share"]), f"published utilisation {share(published['share_gpu_hours'])}"),
+        ("Of nameplate", share(delivered["share"]), f"published: {share(published['share_gpu_hours'])} of GPU-hours"),
         ("Active GPU-hours", number(active["gpu_hours"]), f"of {number(steps['installed']['gpu_hours'])} installed"),
         ("Energy", with_unit(kwh / 1e3, "MWh", 1), f"{number(per_kwh, 1)} PFLOP-hours per MWh"),
     )  # fmt: skip
@@ -133,7 +134,13 @@ def _bar(title: str, figures: Json, kind: str, starts: float) -> Component:
 
 def bridge(row: Json) -> Component:
     """From the kind of utilisation that is usually published to what was delivered."""
-    names = {"published": "Published: allocated of installed", **STEPS, **DROPS}
+    # What is published counts GPUs as alike; here each weighs what it could deliver.
+    published = share(row["bridge"][0]["share_gpu_hours"])
+    names = {
+        "published": f"Published: allocated of installed, {published} of GPU-hours",
+        **STEPS,
+        **DROPS,
+    }
     lines = [
         html.Div(
             [
@@ -226,17 +233,23 @@ def tenants_table(answer: Json) -> Component:
 def jobs_table(answer: Json) -> Component:
     """The jobs that held GPUs and left them idle, the most GPU-hours first."""
     rows: Sequence[Json] = answer["rows"]
+    if not rows:
+        text = "No job of an hour or more left its GPUs idle for 95 % of the time."
+        return jobs_card(text)
+    zone = ZoneInfo(answer["time_zone"])
     columns = ("Job", "Tenant", "Project", "Held", "Idle", "Activity", "Efficiency", "kWh", "From")
     head = [
         html.Th(title, scope="col", className="pw-right" if 2 < at < 8 else "")
         for at, title in enumerate(columns)
     ]
-    body = [html.Tr(_job_cells(row)) for row in rows]
+    body = [html.Tr(_job_cells(row, zone)) for row in rows]
     table = html.Table([html.Thead(html.Tr(head)), html.Tbody(body)], className="pw-table")
-    shown = f"the first {len(rows)} of {number(answer['total'])}" if rows else ""
-    inside = (
-        html.Div(table, className="pw-table-box") if rows else html.P("None.", className="pw-note")
-    )
+    shown = f"the first {len(rows)} of {number(answer['total'])}"
+    return jobs_card(html.Div(table, className="pw-table-box"), shown)
+
+
+def jobs_card(inside: Component | str, shown: str = "") -> Component:
+    """The frame of the jobs' table, or of a sentence in its stead."""
     return html.Section(
         [
             html.Div(
@@ -246,14 +259,16 @@ def jobs_table(answer: Json) -> Component:
                 ],
                 className="pw-card-head",
             ),
-            inside,
+            html.P(inside, className="pw-note", role="status")
+            if isinstance(inside, str)
+            else inside,
         ],
         className="pw-card nd-card us-card",
     )
 
 
-def _job_cells(row: Json) -> list[Component]:
-    began = datetime.fromtimestamp(row["first_hour_us"] / 1e6, UTC)
+def _job_cells(row: Json, zone: ZoneInfo) -> list[Component]:
+    began = datetime.fromtimestamp(row["first_hour_us"] / 1e6, zone)
     figures = (
         with_unit(row["gpu_hours"], "GPU-h", 1),
         with_unit(row["idle_gpu_hours"], "GPU-h", 1),
@@ -266,5 +281,5 @@ def _job_cells(row: Json) -> list[Component]:
         html.Td(row["tenant"]),
         html.Td(row["project"] or NONE),
         *(html.Td(text, className="pw-right") for text in figures),
-        html.Td(f"{began:%d %b %H:%M} UTC"),
+        html.Td(f"{began:%d %b %H:%M}"),
     ]

@@ -74,11 +74,16 @@ def subjects(api: Api, nodes: Sequence[str], slots: Sequence[str]) -> tuple[Subj
 
 def corrected(api: Api, told: Allocation, body: CorrectionIn) -> dict[str, Any]:
     """What a correction changes of a record.  Raises ProblemError (422)."""
+    others = ("tenant", "project", "job", "nodes", "slots", "from_", "to")
+    if body.nobody:
+        if any(getattr(body, name) is not None for name in others):
+            raise ProblemError(422, "nobody: the record then holds nothing at any time, so nothing"
+                                    " else can be said of it. To shorten or move it, leave nobody"
+                                    " out and write from and to.")  # fmt: skip
+        return {"subjects": ()}
     from_us = told.from_us if body.from_ is None else site_time(api, body.from_, "from")
     to_us = told.to_us if body.to is None else site_time(api, body.to, "to")
     changes: dict[str, Any] = {"from_us": from_us, "to_us": to_us}
-    if body.nobody:
-        return {**changes, "subjects": ()}
     if to_us is None:
         raise ProblemError(422, "The record is still open, and a correction does not follow it:"
                                 " write `to`, or correct it once it has ended.")  # fmt: skip

@@ -228,6 +228,12 @@ async def test_reservations_and_windows(site: Site) -> None:
         ("corrections", {"id": "open"}, ["still open", "`to`"]),
         ("corrections", {"project": "main"}, ["write the tenant beside it"]),
         ("corrections", {"tenant": "bee"}, ["no tenant 'bee'"]),
+        (
+            "corrections",
+            {"nobody": True, "to": "2026-01-01T08:30:00"},
+            ["nothing else", "from and to"],
+        ),
+        ("corrections", {"nobody": True, "tenant": "ape"}, ["leave nobody out"]),
     ],
 )
 async def test_a_slip_is_refused_with_what_to_write(
@@ -264,3 +270,22 @@ async def test_what_is_not_there_is_named(site: Site) -> None:
     told = (await site.client.get("/api/v1/tenants/file")).json()
     assert [one["id"] for one in told["tenants"]] == ["ape"]
     assert [one["name"] for one in told["names"]] == ["lab"]
+
+
+def told(until_us: int, **owner: str) -> dict[str, Any]:
+    whose = {"kind": "tenant", "tenant": "ape", "project": "", "job": ""}
+    row = {"owner_kind": "tenant", "tenant": "ape", "project": "", "job": "", "active_us": 1,
+           "idle_us": 0, "down_us": 0, "unobserved_us": 0}  # fmt: skip
+    return {
+        "node": "n", "slot": A, "time": "t", "time_us": T0, "known_us": None, "model": "H800",
+        "owner": {**whose, **owner}, "shares": [], "claims": [], "ledger": [row],
+        "hour": {"until_us": until_us, "final": False, "computed_us": 1},
+    }  # fmt: skip
+
+
+def test_where_the_ledger_has_no_row_of_the_owner_it_is_said() -> None:
+    words = "no row of this owner"
+    assert words in text(told(T0 + 1, tenant="", kind="unallocated"))
+    assert words not in text(told(T0 + 1))
+    # What is not computed yet contradicts nothing.
+    assert words not in text(told(T0, tenant="bee"))

@@ -19,7 +19,7 @@ from api_parts import NAMES, SLOTS, Centre, client_of, inventory, minute_parts, 
 from click.testing import CliRunner
 
 from collectors.contract.topics import Allocation, Subject
-from collectors.usage import text, usage, waterfall_lines
+from collectors.usage import sum_lines, text, usage, waterfall_lines
 from pipeline.api import models_usage, usage_csv
 from pipeline.books import versions
 from pipeline.books.claims import NOBODY, Owner
@@ -212,6 +212,8 @@ async def test_answers_for_people(client: httpx.AsyncClient) -> None:
     assert "2026-10 (Asia/Hong_Kong), PROVISIONAL, as of 2026-10-01 21:00 UTC" in shown
     assert "− unallocated" in shown
     assert shown.index("installed") < shown.index("− down") < shown.index("reporting")
+    hours = await get(client, "", day="2026-10-01", by="tenant", resolution="hour")
+    assert "\n2026-10-01 00:00+0800  " in text(hours, sum_lines)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -78,3 +78,18 @@ def test_nothing_is_wider_than_the_page(opened: Opener, width: int):
     page = opened("/usage/2026-11", width=width)
     wait_charts(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("chart", ["us-days", "us-hours"])
+def test_charts_have_room(opened: Opener, chart: str):
+    page = opened("/usage/2026-11")
+    wait_charts(page)
+    height = page.evaluate(
+        f"document.querySelector('#{chart} .nsewdrag').getBoundingClientRect().height"
+    )
+    assert height > 200
+
+
+def test_jobs_come_by_themselves_by_the_sites_clock(opened: Opener):
+    page = opened("/usage/2026-11")
+    expect(page.locator("#us-jobs tbody td").last).to_have_text("01 Nov 00:00")

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.usage_figures import days_figure, hours_figure, main_origin
 from dashboard.usage_page import month_before, month_words
-from dashboard.usage_parts import share
+from dashboard.usage_parts import jobs_table, share
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,8 @@ def test_only_the_main_origin_is_drawn() -> None:
     rows = [row(0.1, "measured", 5), row(0.2, "simulated", 3), row(0.3, "simulated", 3)]
     assert [one["origin"] for one in main_origin(rows)] == ["simulated", "simulated"]
     assert main_origin([]) == []
+
+
+def test_a_month_without_idle_jobs_says_which_none_there_are() -> None:
+    shown = str(jobs_table({"rows": [], "total": 0, "time_zone": "Europe/Berlin"}))
+    assert "No job of an hour or more left its GPUs idle" in shown
