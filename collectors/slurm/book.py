@@ -114,8 +114,6 @@ class Book:
         jobs = sorted(itertools.islice(self._dirty, _AT_ONCE))
         self._dirty.difference_update(jobs)
         wanted = [one for job in jobs for one in self._wanted(job)]
-        # What is not known of some depends on what is known of all.
-        self._guesses_due |= bool(jobs)
         if not self._dirty and self._guesses_due:
             self._guesses_due = False
             wanted += self._guesses(now_us // 1_000_000)
@@ -170,7 +168,9 @@ class Book:
             wanted += joined.records
             if run.end_s is not None:
                 gone |= {one.key: one for one in before}
-        self.unplaced.take(job, known)
+        nodes = {one.subjects[0].node for key in keys if (one := self._claims.get(key))}
+        differs = self.unplaced.take(job, known, nodes)
+        self._guesses_due |= differs or job in self._guessing
         standing = {one.key for one in wanted}
         gone_now = [one for key, one in gone.items() if key not in standing]
         return wanted + [msgspec.structs.replace(one, deleted=True) for one in gone_now]

@@ -8,7 +8,7 @@ turns out to be another's, and taken back when the run's own becomes known.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -48,26 +48,41 @@ class Unplaced:
         """By node the jobs with runs there."""
         self._short: set[str] = set()
         """Jobs with runs of which something is missing."""
+        self._wished = Counter[str]()
+        """By node how many such runs it has."""
         self.left: dict[Key, int] = {}
         """By run how many of its GPUs are nowhere, for all of its time or some: nobody is billed."""
         self.guessed: dict[Key, int] = {}
         """By run for how many of its GPUs a slot was guessed."""
 
-    def take(self, job: str, runs: Sequence[tuple[Run, Joined, Sequence[Told]]]) -> None:
-        """All that is known of a job now."""
+    def take(
+        self,
+        job: str,
+        runs: Sequence[tuple[Run, Joined, Sequence[Told]]],
+        claimed: Iterable[str] = (),
+    ) -> bool:
+        """All that is known of a job now, also on which nodes agents have `claimed` something.
+
+        Whether it can make a difference to what is guessed.
+        """
+        before = job in self._short or any(
+            node in self._wished for one in self._placed.get(job, ()) for node in one.slots
+        )
         self.forget(job)
         placed = [
             Placed(run, joined.slots, joined.unplaced, told if joined.unplaced else ())
             for run, joined, told in runs
         ]
-        if not placed:
-            return
-        self._placed[job] = placed
-        for one in placed:
-            for node in one.slots:
-                self._at[node].add(job)
-        if any(one.unplaced for one in placed):
+        if placed:
+            self._placed[job] = placed
+        nodes = {node for one in placed for node in one.slots}
+        for node in nodes:
+            self._at[node].add(job)
+        missing = [one for one in placed if one.unplaced]
+        if missing:
             self._short.add(job)
+            self._wished.update(node for one in missing for node in one.slots)
+        return before or any(short(node) in self._wished for node in (*nodes, *claimed))
 
     def forget(self, job: str) -> None:
         """Nothing is known of the job any more."""
@@ -76,6 +91,9 @@ class Unplaced:
                 self._at[node].discard(job)
                 if not self._at[node]:
                     del self._at[node]
+            if one.unplaced:
+                self._wished.subtract(one.slots.keys())
+                self._wished = +self._wished
             self.left.pop(one.run.key, None)
             self.guessed.pop(one.run.key, None)
         self._short.discard(job)
@@ -158,7 +176,7 @@ class Unplaced:
         units = {node: self._places.units(node) for node in nodes}
         held: list[tuple[str, Span]] = []
         for node in units:
-            for one in (one for job in self._at[node] for one in self._placed[job]):
+            for one in (one for job in self._at.get(node, ()) for one in self._placed[job]):
                 end_s = FOREVER_S if one.run.end_s is None else one.run.end_s
                 slots = one.slots.get(node, ())
                 held += [(node, Span(slot, one.run.start_s, end_s)) for slot in slots]

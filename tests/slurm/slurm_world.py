@@ -35,6 +35,8 @@ PLACES = [
 ]
 _HOOK = """\
 #!/bin/sh
+# As Slurm does in slurmctld's first seconds: it tells nothing.
+case $SLURM_JOB_ID in *7) unset SLURM_JOB_GPUS CUDA_VISIBLE_DEVICES ;; esac
 [ {name} = epilog ] ||
     echo "$SLURMD_NODENAME $SLURM_JOB_ID $(date +%s) $SLURM_JOB_GPUS" >>{folder}/prologs.log
 PETAWATCH_JOBS={folder}/jobs-$SLURMD_NODENAME
@@ -45,7 +47,7 @@ exec /bin/sh {script}
 
 def write_hooks(folder: Path) -> dict[str, Path]:
     """The scripts of deploy/slurm, with a folder of mapping files for each node, and the prolog's
-    own record of what it was told."""
+    own record of what it was told.  Of one job in ten no prolog is told anything."""
     hooks: dict[str, Path] = {}
     (folder / "prologs.log").touch()
     for name in ("prolog", "epilog"):
@@ -59,7 +61,7 @@ def write_hooks(folder: Path) -> dict[str, Path]:
 def prologs_record(folder: Path) -> dict[tuple[str, str], list[tuple[int, set[int]]]]:
     """By (node, job) when each of its prologs ran, and the numbers of the GPUs that it was told.
 
-    That of a job that was ended meanwhile, or begun in slurmctld's first seconds, is told none.
+    That of a job that was ended meanwhile, or began in slurmctld's first seconds, is told none.
     """
     found: dict[tuple[str, str], list[tuple[int, set[int]]]] = defaultdict(list)
     for line in (folder / "prologs.log").read_text(encoding="utf-8").splitlines():

@@ -128,14 +128,16 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.3)
 
 
-async def settle(world: World) -> None:
+async def settle(world: World, jobs: list[str]) -> None:
     """Returns when slurmdbd has the end of all runs, and nobody has anything to tell any more."""
     book = world.watcher.book
 
     def over() -> bool:
-        began = [row for row in sacct(world) if row["Start"].isdecimal()]
-        ended = all(row["End"].isdecimal() for row in began)
-        return ended and not queued(world, "pending", "running", "completing")
+        rows = sacct(world)
+        # slurmdbd may not have heard of a requeued job's last run.
+        done = {row["JobIDRaw"] for row in rows if row["State"] != "REQUEUED"}
+        ended = all(row["End"].isdecimal() for row in rows)
+        return ended and done >= {*jobs} and not queued(world, "pending", "running", "completing")
 
     await until(over)
     while await world.look():
@@ -176,15 +178,11 @@ async def ledger(world: World) -> Found:
 
 
 async def when_running(world: World, least: int) -> list[str]:
-    """The running jobs whose prolog has had its say, once there are so many.
-
-    Of a job that is ended before its prolog, nobody may ever know which GPUs it had.
-    """
+    """The running jobs, once there are so many; of some no prolog has run yet."""
     found: list[str] = []
 
     def enough() -> bool:
-        told = {job for _, job in prologs_record(world.folder)}
-        found[:] = [job for job in queued(world, "running") if job in told]
+        found[:] = queued(world, "running")
         return len(found) >= least
 
     await until(enough)
@@ -266,7 +264,7 @@ async def test_a_hundred_jobs(world: World) -> None:
     done = asyncio.Event()
     looking = asyncio.create_task(look_until(world, done))
     jobs = await a_busy_while(world)
-    await settle(world)
+    await settle(world, jobs)
     done.set()
     await looking
     await world.end_watching()
