@@ -68,16 +68,7 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         # An hour ends in the middle of it, so that one is split.
         hour_us = clock.wall_us() // HOUR_US * HOUR_US
         start_us = hour_us - int(options.minutes * 30e6)
-        source_options = SourceOptions(
-            site=options.site, seed=options.seed, speed=None, minutes=options.minutes,
-            start_us=start_us, topic_prefix=own.topic_prefix, truth=own.data,
-            extra={
-                "faults": options.faults, "telemetry_faults": options.telemetry_faults,
-                # The oracle here sees what was acknowledged.
-                "observable": "off",
-            },
-        )  # fmt: skip
-        source = make_source("sim", source_options, clock)
+        source = make_source("sim", _simulation(own, options, start_us), clock)
         installation = install(own, clock, source.inventory, series=True, books=True)
         try:
             await installation.start()
@@ -98,6 +89,18 @@ async def run_selftest(settings: Settings, options: SelftestOptions) -> Report:
         checks,
         found,
     )
+
+
+def _simulation(own: Settings, options: SelftestOptions, start_us: int) -> SourceOptions:
+    return SourceOptions(
+        site=options.site, seed=options.seed, speed=None, minutes=options.minutes,
+        start_us=start_us, topic_prefix=own.topic_prefix, truth=own.data,
+        extra={
+            "faults": options.faults, "telemetry_faults": options.telemetry_faults,
+            # The oracle here sees what was acknowledged.
+            "observable": "off",
+        },
+    )  # fmt: skip
 
 
 async def _remove(installation: Installation) -> None:

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 KILL, PAUSE, FULL = "kill", "pause", "full disk"
 LONGEST_PAUSE_S = 4.0
+_UNTIL = 0.95
+"""Records are lost on their way, so that fewer are sent than were made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """After `wait_s` something is done to a process, or to what it writes to, for `for_s`."""
+    """Once `sent` of all that is simulated (0 to 1) is on the bus, something is done to a process,
+    or to what it writes to, for `for_s`."""
 
     what: str
     target: str
-    wait_s: float
+    sent: float
     for_s: float
 
 
@@ -28,10 +31,9 @@ def plan(
     pauses: int,
     fulls: int,
     seed: int,
-    gap_s: float,
 ) -> list[Act]:
     """`targets` are names by kind: each kind is killed about equally often; `disks` are filled
-    in turn."""
+    in turn.  All of it is spread over the whole simulation, each at a random moment of its share."""
     rng = random.Random(seed)
     kinds = sorted(targets)
     todo = [(KILL, rng.choice(targets[kinds[at % len(kinds)]])) for at in range(kills)]
@@ -40,6 +42,6 @@ def plan(
     rng.shuffle(todo)
     lasts = {KILL: (0.0, 1.5), PAUSE: (0.5, LONGEST_PAUSE_S), FULL: (1.0, 4.0)}
     return [
-        Act(what, target, rng.uniform(0.2, 2 * gap_s), rng.uniform(*lasts[what]))
-        for what, target in todo
+        Act(what, target, _UNTIL * (at + rng.random()) / len(todo), rng.uniform(*lasts[what]))
+        for at, (what, target) in enumerate(todo)
     ]

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from chaos_acts import HEALTHY_S, Acts, Done
 from chaos_after import ends_of, ledger_as_left, ledger_computed_whole, live_frames
 from chaos_disk import Disk
 from chaos_ledger import before, differences, read_file
-from chaos_plan import FULL, KILL, PAUSE, Act, plan
+from chaos_plan import FULL, KILL, PAUSE, plan
 from chaos_processes import ROOT, Services, Target
 
 from collectors.contract.topics import GPU
@@ -30,13 +30,13 @@ from pipeline.books.rows import HOUR_US
 from pipeline.settings import Settings
 
 PETAWATCH = [sys.executable, "-c", "from collectors.cli import main; main()"]
-_HEALTHY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChaosOptions:
-    """How much of it; `gap_s` is the mean time between two acts,
-    `interval_s` that between two records of a node, `postgres` where the books are."""
+    """How much of it; `gap_s` is the mean time between two acts for which a machine with nothing
+    else to do would have leave, `interval_s` that between two records of a node, `postgres` where
+    the books are."""
 
     site: str = "demo"
     hours: float = 24.0
@@ -47,17 +47,6 @@ class ChaosOptions:
     gap_s: float = 3.0
     interval_s: float = 5.0
     postgres: bool = False
-
-
-class Done(msgspec.Struct, frozen=True):
-    """One act as it was carried out; `at_s` from the first one's time on."""
-
-    at_s: float
-    what: str
-    target: str
-    for_s: float
-    ended: bool
-    """Whether the process had come to an end by then, and was started again."""
 
 
 class ChaosReport(msgspec.Struct, frozen=True):
@@ -204,62 +193,16 @@ class Chaos:
         for target in targets.values():
             by_kind.setdefault(target.kind, []).append(target.name)
         todo = plan(
-            by_kind, list(self._disks), kills=o.kills, pauses=o.pauses, fulls=o.fulls,
-            seed=o.seed, gap_s=o.gap_s,
-        )  # fmt: skip
-        began_s = time.monotonic()
-        for number, act in enumerate(todo):
-            time.sleep(act.wait_s)
-            assert simulation.alive or simulation.process.returncode == 0, simulation.log_end()
-            at_s = time.monotonic() - began_s
-            ended = self._full(act) if act.what == FULL else self._hit(act)
-            self._done.append(
-                Done(round(at_s, 2), act.what, act.target, round(act.for_s, 2), ended)
-            )
-            if sys.stderr.isatty() or number % 10 == 9:
-                print(f"{number + 1} of {len(todo)} at {at_s:.0f} s", file=sys.stderr, flush=True)
-
-    def _hit(self, act: Act) -> bool:
-        target = self.targets[act.target]
-        ended = not target.alive
-        target.start()
-        # A service that never came up in between would only be away, all of the time.
-        until_s = time.monotonic() + _HEALTHY_S
-        while not target.answers():
-            assert time.monotonic() < until_s, target.log_end()
-            target.start()
-            time.sleep(0.1)
-        if act.what == PAUSE:
-            target.signal(signal.SIGSTOP)
-            time.sleep(act.for_s)
-            target.signal(signal.SIGCONT)
-            return ended
-        target.kill()
-        time.sleep(act.for_s)
-        target.start()
-        if act.target == "watch":
-            self._watch_killed_us = self._clock.wall_us()
-        return ended
-
-    def _full(self, act: Act) -> bool:
-        """No room for what a service or the books write; who gives up is started again."""
-        writers = [one for one in self.targets.values() if one.name.startswith(act.target)]
-        disk = self._disks[act.target]
-        disk.fill([one.process.pid for one in writers if one.alive])
-        time.sleep(act.for_s)
-        disk.clear()
-        ended = any(not one.alive for one in writers)
-        for one in writers:
-            if one.kind == "broker" and one.alive:
-                # It gives up a log directory that failed, until it is started anew.
-                one.kill()
-        for one in self.targets.values():
-            one.start()
-        return ended
+            by_kind, list(self._disks), kills=o.kills, pauses=o.pauses, fulls=o.fulls, seed=o.seed
+        )
+        records = o.hours * 3_600 / o.interval_s * len(make_site(o.site).nodes)
+        acts = Acts(self._settings, targets, self._disks, simulation, records)
+        self._done = acts.carry_out(todo)
+        self._watch_killed_us = acts.watch_killed_us
 
     def _all_back(self) -> None:
         """A supervisor's work: whoever has ended is started, until all stay."""
-        until_s = time.monotonic() + _HEALTHY_S
+        until_s = time.monotonic() + HEALTHY_S
         calm_s = time.monotonic()
         while time.monotonic() - calm_s < 10.0:
             assert time.monotonic() < until_s, {n: t.log_end() for n, t in self.targets.items()}

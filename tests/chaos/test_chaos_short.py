@@ -15,13 +15,11 @@ TARGETS = {"worker": ["store-0", "store-1"], "broker": ["kafka"], "database": ["
 
 
 def test_a_plan_is_the_seeds_own_and_kills_every_kind() -> None:
-    drawn = [
-        plan(TARGETS, ["a", "b"], kills=9, pauses=3, fulls=2, seed=seed, gap_s=1.0)
-        for seed in (1, 1, 2)
-    ]
+    drawn = [plan(TARGETS, ["a", "b"], kills=9, pauses=3, fulls=2, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     kinds = {name: kind for kind, names in TARGETS.items() for name in names}
     for acts in drawn:
+        assert all(at / 14 <= act.sent / 0.95 < (at + 1) / 14 for at, act in enumerate(acts))
         killed = [kinds[act.target] for act in acts if act.what == KILL]
         assert {kind: killed.count(kind) for kind in TARGETS} == dict.fromkeys(TARGETS, 3)
         assert sum(act.what == PAUSE for act in acts) == 3
