@@ -169,6 +169,7 @@ class Installation:
             time_rules=self.rules(),
             physics=ThermalPhysics,
             folding=lambda saved: Incidents.restored(saved) if saved else Incidents(),
+            tenants=lambda: self.tenants,
         )
         board = self.board("alerts")
         return AlertWatch(self.bus, lambda: self.inventory, options, self.clock, board)

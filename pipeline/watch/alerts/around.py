@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from collectors.contract.bus import Chunk
 from collectors.contract.identity import parse_slot
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from pipeline.books.claim_index import ClaimIndex
 from pipeline.health import LAG_RECORDS, LAG_S, HealthRecord
@@ -60,10 +61,11 @@ class Waiting:
 
 
 class Holders:
-    """Owners and jobs of all positions."""
+    """Owners and jobs of all positions; `names` is the tenants file, which may say whose a
+    claim is."""
 
-    def __init__(self, layout: FleetLayout) -> None:
-        self.owners, self.jobs = ClaimIndex(layout.places), ClaimIndex(layout.places)
+    def __init__(self, layout: FleetLayout, names: Tenants = NO_TENANTS) -> None:
+        self.owners, self.jobs = ClaimIndex(layout.places, names), ClaimIndex(layout.places)
         self._known: dict[bytes, Allocation] = {}
         self._swept_us = 0
 
@@ -71,8 +73,7 @@ class Holders:
         """The last word on an allocation.  Raises ValueError for one that cannot be."""
         self.owners.apply(allocation)
         name = allocation.job or allocation.id
-        if allocation.tenant:
-            self.jobs.apply(msgspec.structs.replace(allocation, tenant=name))
+        self.jobs.apply(msgspec.structs.replace(allocation, tenant=name))
         self._known[allocation.key] = allocation
         if time_us > self._swept_us + _ENDED_US:
             self._swept_us = time_us

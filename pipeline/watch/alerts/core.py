@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from collectors.contract.alerts import Alert, Incident
 from collectors.contract.inventory import Inventory
 from collectors.contract.record import Origin
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from pipeline.books.claim_index import MAINTENANCE
 from pipeline.decode.slots import SlotTable
@@ -64,6 +65,7 @@ class Core:
         time_us: int,
         table: SlotTable,
         physics: Callable[[FleetLayout], Physics] | None = None,
+        names: Tenants = NO_TENANTS,
     ) -> None:
         layout = FleetLayout.of(inventory, time_us)
         self.rules = tuple(rules)
@@ -73,7 +75,7 @@ class Core:
         self.values = Values(rules, layout)
         self.engine = Engine(rules)
         self.subjects = Subjects(layout)
-        self.holders = Holders(layout)
+        self.holders = Holders(layout, names)
         self.building = Building(layout)
         self.boards = Boards()
         self.physics = physics(layout) if physics is not None else None

@@ -16,6 +16,7 @@ import numpy as np
 from collectors.contract.alerts import Alert, Incident
 from collectors.contract.bus import Chunk, Partition
 from collectors.contract.inventory import Inventory
+from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import (
     ALLOC,
     EVENTS,
@@ -68,6 +69,8 @@ class AlertOptions:
     """Without a snapshot: read the log from its beginning, instead of from now on."""
     physics: Callable[[FleetLayout, bytes], Physics] | None = None
     folding: Callable[[bytes], Folding] | None = None
+    tenants: Callable[[], Tenants] = lambda: NO_TENANTS
+    """The tenants file that holds now: whom alerts name, and what tenant rules are about."""
     fetch_records: int = 2_000
 
 
@@ -113,13 +116,14 @@ class AlertLog:
 
     def _made(self, time_us: int, saved: Saved | None) -> Core:
         options = self._options
-        inventory = self._inventory()
+        inventory, self._names = self._inventory(), options.tenants()
         same = saved is not None and saved.layout_id == inventory.layout_id
         physics = options.physics
         learnt = saved.physics if saved is not None and same else b""
         core = Core(
             options.rules, inventory, time_us, self._table,
             None if physics is None else lambda layout: physics(layout, learnt),
+            self._names,
         )  # fmt: skip
         if options.folding is not None:
             core.incidents = options.folding(b"" if saved is None else saved.incidents)
@@ -241,13 +245,14 @@ class AlertLog:
 
     def _minute(self, second: int) -> Saved | None:
         """A snapshot, where the log of two minutes before is known to lead here; and an inventory
-        that has changed since is taken up."""
+        or a tenants file that has changed since is taken up."""
         self._count()
         oldest = self._marks[0]
         saved = None
         if second - oldest.second >= WARM_S and oldest.offsets is not None:
             saved = self._saved(oldest, second)
-        if self._inventory().layout_id != self._core.layout_id:
+        moved = self._inventory().layout_id != self._core.layout_id
+        if moved or self._options.tenants() != self._names:
             self._lay_out(saved or self._saved(oldest, second), second)
         return saved
 

@@ -175,6 +175,8 @@ class Findings:
 
 _WHO = {"gpu": "The GPU is", "node": "GPUs of the node are", "rack": "GPUs of the rack are",
         "hall": "GPUs of the hall are", "site": "GPUs of the site are"}  # fmt: skip
+_STEADY_C = 0.5
+"""An inlet that differs by less is as before."""
 _WHAT = {
     "gpu_interface": "its own thermal interface or cold plate",
     "node_cooling": "the node's cooling (fan, cold plates or their supply)",
@@ -191,9 +193,11 @@ def sentence(one: Open, gpus: int) -> str:
     how = "in proportion to power" if one.carried else "whatever their power"
     if one.certainty < 0.9:
         how = "by power or by inlet, which cannot be told apart yet"
-    inlet = (
-        ""
-        if one.inlet_rise_c is None
-        else f"; the measured inlet rose by {one.inlet_rise_c:.1f} °C"
-    )
+    inlet = "" if one.inlet_rise_c is None else f"; {_inlet(one.inlet_rise_c)}"
     return f"{who} {one.now_c:.1f} °C warmer than power explains, {how}{inlet}: {_WHAT[one.cause]}."
+
+
+def _inlet(rise_c: float) -> str:
+    if abs(rise_c) < _STEADY_C:
+        return "the measured inlet is as before"
+    return f"the measured inlet {'rose' if rise_c > 0 else 'fell'} by {abs(rise_c):.1f} °C"
