@@ -11,6 +11,7 @@ from typing import Any
 from chaos_ledger import Ledger, read_ledger
 from sqlalchemy import Connection, func, select
 
+from collectors.contract.bus import Message
 from collectors.contract.inventory import Inventory
 from collectors.contract.topics import ALLOC, FLUSHED, GPU, LIVE
 from collectors.kit.clock import SystemClock
@@ -24,6 +25,7 @@ from pipeline.settings import Settings
 _STUCK_S = 120.0
 """Without anything done by the roles; how long they take in all says something of the machine."""
 _LAG_US = 10_000_000
+_AGAIN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,31 @@ async def ledger_computed_whole(settings: Settings, inventory: Inventory) -> Led
         return await read_ledger(installation.opened_database())
     finally:
         await installation.close()
+
+
+async def frames_go_on(settings: Settings, since_us: int, until_s: float) -> None:
+    """Returns once `watch` has published since; it begins with what comes after its start, so
+    records that are on the bus already are sent again until it does, or `until_s` has passed."""
+    bus = open_bus(settings.bus, SystemClock())
+    consumer, producer = bus.consumer([GPU], None), bus.producer()
+    await consumer.start()
+    chunks = await consumer.fetch(10.0)
+    await consumer.stop()
+    again = [
+        Message(GPU, key, value, arrival_us=int(bus_us))
+        for chunk in chunks[:1]
+        for key, value, bus_us in list(zip(chunk.keys, chunk.values, chunk.bus_us, strict=True))[
+            :_AGAIN
+        ]
+    ]
+    await producer.start()
+    while not any(at > since_us for at in await live_frames(settings)):
+        if time.monotonic() > until_s:
+            break
+        await producer.send(again)
+        await SystemClock().sleep(1.0)
+    await producer.stop()
+    await bus.close()
 
 
 async def live_frames(settings: Settings) -> list[int]:

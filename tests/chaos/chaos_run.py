@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 from chaos_acts import HEALTHY_S, Acts, Done
-from chaos_after import ends_of, ledger_as_left, ledger_computed_whole, live_frames
+from chaos_after import ends_of, frames_go_on, ledger_as_left, ledger_computed_whole, live_frames
 from chaos_disk import Disk
 from chaos_ledger import before, differences, read_file
 from chaos_plan import FULL, KILL, PAUSE, plan
@@ -213,6 +213,7 @@ class Chaos:
             time.sleep(0.2)
 
     async def _compare(self, began_s: float) -> ChaosReport:
+        await frames_go_on(self._settings, self._watch_killed_us, time.monotonic() + HEALTHY_S)
         left = await ledger_as_left(self._settings, self._said)
         frames = await live_frames(self._settings)
         for role in self._roles:
