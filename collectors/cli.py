@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from collectors.contract.bus import BusUnavailableError
 from collectors.contract.source import BackendUnavailableError
 from collectors.kit import plugins
 from collectors.kit.config import ConfigError, SetupError
@@ -88,7 +87,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except _REFUSED as error:
             raise RefusedStartError(str(error)) from error
-        except BusUnavailableError as error:
+        except BrokenPipeError:
+            raise  # The reader of the output has gone: click ends without a word.
+        except ConnectionError as error:
+            # The bus, the series store or the books cannot be reached now.
             raise click.ClickException(str(error)) from error
         except StageFailedError as error:
             if isinstance(error.__cause__, _REFUSED):

@@ -18,6 +18,7 @@ from collectors.contract.source import BackendUnavailableError
 from collectors.kit import plugins
 from collectors.kit.config import ConfigError, SetupError
 from collectors.kit.lifecycle import StageFailedError
+from pipeline.books.database import BooksUnavailableError
 
 HEAVY = (
     "numpy",
@@ -92,6 +93,7 @@ def failed_stage(error: Exception) -> StageFailedError:
         (SetupError("the token is wrong"), 2),
         (BackendUnavailableError("no driver"), 2),
         (BusUnavailableError("nobody at kafka:9092"), 1),
+        (BooksUnavailableError("no such database"), 1),
         (failed_stage(BackendUnavailableError("no driver")), 2),
         (failed_stage(ZeroDivisionError("by zero")), 1),
     ],
