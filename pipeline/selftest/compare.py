@@ -62,7 +62,7 @@ def _ends(parts: MinuteParts) -> Iterator[tuple[MinuteKey, dict[str, tuple[Point
 
 
 async def stored_minutes(
-    series: SeriesStore, nodes: Sequence[str], minutes: range, edges: Edges
+    series: SeriesStore, nodes: Sequence[str], minutes: range, edges: Edges | None = None
 ) -> dict[MinuteKey, int]:
     """A digest of the merged counters of every minute stored, by key; `edges` keeps their times."""
     found: dict[MinuteKey, int] = {}
@@ -71,7 +71,8 @@ async def stored_minutes(
         parts = merge_parts(
             await series.minutes(minutes.start, minutes.stop, nodes=some, gauges=())
         )
-        edges.keep(parts)
+        if edges is not None:
+            edges.keep(parts)
         for key, ends in _ends(parts):
             if ends:
                 found[key] = digest(ends)
