@@ -7,7 +7,7 @@ import pytest
 from physics_world import START_US, World, layout, places, run
 
 from pipeline.watch.physics.detector import ThermalDetector
-from pipeline.watch.physics.saving import StateError
+from pipeline.watch.physics.saving import StateError, pack, unpack
 
 
 def test_resistance_and_expected_temperature_are_learnt_within_half_an_hour():
@@ -76,3 +76,14 @@ def test_another_fleets_state_is_refused():
         ThermalDetector(layout(3)).restore(data)
     with pytest.raises(StateError, match="no state"):
         ThermalDetector(layout(2)).restore(data[: len(data) // 2])
+
+
+def test_a_state_of_another_version_is_refused_whole():
+    floor = layout(2)
+    data = ThermalDetector(floor).save()
+    older = unpack(data, floor.name)
+    del older["drift"][min(older["drift"])]
+    detector = ThermalDetector(floor)
+    with pytest.raises(StateError, match=r"another version.*drift/"):
+        detector.restore(pack(older, floor.name))
+    assert detector.save() == ThermalDetector(floor).save()

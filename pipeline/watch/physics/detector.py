@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from pipeline.watch.physics.judge import Judge, Moment
 from pipeline.watch.physics.layout import ThermalLayout
 from pipeline.watch.physics.model import HeatModel
 from pipeline.watch.physics.outliers import Outliers
-from pipeline.watch.physics.saving import State, pack, unpack
+from pipeline.watch.physics.saving import State, StateError, pack, unpack
 from pipeline.watch.physics.settings import PhysicsSettings
 
 Floats = NDArray[np.floating[Any]]
@@ -208,23 +209,28 @@ class ThermalDetector:
 
     def save(self) -> bytes:
         """All that was learnt and found, for `restore`."""
+        return pack(self._parts(), self._layout.name)
+
+    def _parts(self) -> dict[str, State]:
         own: State = {
             "age_s": self._age_s, "usual_s": self._usual_s, "unsettled_s": self._unsettled_s,
             "power_w": self._power_w, "swing_w": self._swing_w, "gap_c": self._gap_c,
             "frozen_s": self._frozen_s, "time_us": self._time_us, "ratio": self._ratio,
             "ratio_due_s": np.array([self._ratio_due_s]),
         }  # fmt: skip
-        return pack({"own": own, **self._parts()}, self._layout.name)
-
-    def _parts(self) -> dict[str, State]:
         return {
-            "model": self._model.state(), "outliers": self._outliers.state(),
+            "own": own, "model": self._model.state(), "outliers": self._outliers.state(),
             "brake": {"since_us": self._brake.since_us}, **self._judge.parts(),
         }  # fmt: skip
 
     def restore(self, data: bytes) -> None:
-        """Goes on where `save` was called.  Raises StateError for another fleet's state."""
+        """Goes on where `save` was called.  Raises StateError for another fleet's state and for
+        that of a version which learnt something else; nothing is taken over then."""
         parts = unpack(data, self._layout.name)
+        mine = _names(self._parts())
+        if _names(parts) != mine:
+            other = ", ".join(sorted(_names(parts) ^ mine))
+            raise StateError(f"a state of another version, which differs in {other}")
         own = parts["own"]
         self._age_s, self._usual_s = own["age_s"], own["usual_s"]
         self._unsettled_s, self._frozen_s = own["unsettled_s"], own["frozen_s"]
@@ -235,3 +241,7 @@ class ThermalDetector:
         self._outliers.load(parts["outliers"])
         self._brake.since_us = parts["brake"]["since_us"]
         self._judge.load(parts)
+
+
+def _names(parts: Mapping[str, State]) -> set[str]:
+    return {f"{part}/{name}" for part, state in parts.items() for name in state}
