@@ -48,6 +48,11 @@ WRONG = [
     ('runbook = "thermal_margin"\n', "", 2, "every rule needs one"),
     ('scope = "gpu"', 'scope = "gpus"', 4, 'did you mean "gpu"'),
     ('scope = "gpu"', 'scope = "pipeline"', 4, "write health(ROLE, NAME)"),
+    ('scope = "gpu"', 'scope = "rack"', 4, "write one of max, min"),
+    ("above = 80", "above = nan", 6, "write a number"),
+    ("clear = 75", 'clear = 75\nonly_when = "busy"', 8, "write a list"),
+    ("clear = 75", 'clear = 75\ncodes = 79', 8, "codes = [79, 95]"),
+    ("clear = 75", "clear = 75\ntitle = 5", 8, "write text in quotes"),
     ('summary = "it is hot"', 'sumary = "it is hot"', 10, 'did you mean "summary"'),
 ]  # fmt: skip
 

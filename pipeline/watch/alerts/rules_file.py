@@ -5,13 +5,14 @@ Whatever cannot be is refused at start with the file, the line and what to write
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from collectors.contract.alerts import CONCERNS, FAMILIES, SCOPES, SEVERITIES
 from collectors.kit.toml_file import ConfigError, closest, read_toml
@@ -126,7 +127,7 @@ def _rule(values: dict[str, Any], runbooks: set[str], beside: Path | None) -> Ru
         keep_s=_duration(values, "keep", 0),
         runbook=_runbook(values, runbooks, beside),
         summary=_text(values, "summary"),
-        title=str(values.get("title", values["name"].replace("_", " "))),
+        title=_text({"title": values["name"].replace("_", " "), **values}, "title"),
         family=_one_of(values, "family", FAMILIES, None),
         each=each,
         each_above=each_above,
@@ -201,6 +202,9 @@ def _each(values: Mapping[str, Any], when: Expression, scope: str) -> tuple[str,
         if "each" in values:
             raise _BadKeyError("each", f"{when.text} of a {scope} needs none: leave it out")
         return "", True, 0.0
+    if "each" not in values:
+        how = ", ".join(EACH)
+        raise _BadKeyError("scope", f"GPUs of a {scope} become one by each: write one of {how}")
     each = _one_of(values, "each", EACH, None)
     given = [key for key in ("each_above", "each_below") if key in values]
     if (each in ("count", "fraction")) != (len(given) == 1):
@@ -216,25 +220,24 @@ def _each(values: Mapping[str, Any], when: Expression, scope: str) -> tuple[str,
 
 
 def _also(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    only = values.get("only_when", [])
+    only = _list(values, "only_when", str)
     for word in only:
         if word not in ONLY_WHEN:
             raise _BadKeyError("only_when", f"no {word!r}; {closest(word, list(ONLY_WHEN))}")
-    texts = [*(ONLY_WHEN[word] for word in only), *values.get("also", [])]
+    texts = [*(ONLY_WHEN[word] for word in only), *_list(values, "also", str)]
     return tuple(_guard("also", lambda text=text: compare(text)) for text in texts)
 
 
 def _advised(values: Mapping[str, Any]) -> Advised:
-    severities = tuple(values.get("advice_severity", ()))
+    severities = _list(values, "advice_severity", str)
     for word in severities:
         if word not in SEVERITIES:
             raise _BadKeyError("advice_severity", f"no {word!r}; {closest(word, list(SEVERITIES))}")
     concerns = str(values.get("advice_concerns", ""))
     if concerns and concerns not in CONCERNS:
         raise _BadKeyError("advice_concerns", closest(concerns, list(CONCERNS)))
-    return Advised(
-        severities, concerns, tuple(values.get("codes", ())), tuple(values.get("not_codes", ()))
-    )
+    codes, others = (_list(values, key, int) for key in ("codes", "not_codes"))
+    return Advised(severities, concerns, codes, others)
 
 
 def _runbook(values: Mapping[str, Any], runbooks: set[str], beside: Path | None) -> str:
@@ -264,6 +267,14 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _list(values: Mapping[str, Any], key: str, kind: type) -> tuple[Any, ...]:
+    found = values.get(key, [])
+    if not isinstance(found, list) or not all(type(one) is kind for one in cast(list[Any], found)):
+        example = '["…"]' if kind is str else "[79, 95]"
+        raise _BadKeyError(key, f"write a list, as in {key} = {example}")
+    return tuple(cast(list[Any], found))
+
+
 def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], usual: str | None) -> str:
     value = values.get(key, usual)
     if value not in known:
@@ -273,7 +284,7 @@ def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], usual: 
 
 def _number(values: Mapping[str, Any], key: str, usual: float | None) -> float:
     value = values.get(key, usual)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _BadKeyError(key, f"write a number, not {value!r}")
     return float(value)
 
