@@ -53,7 +53,7 @@ class Inbox:
             told = msgspec.json.decode(value, type=Flushed)
             self._touched.update((hour, node) for node, hour in told.touched)
             known = self._clocks.get(told.partition, (0, 0))
-            self._clocks[told.partition] = _farther(known, (told.offset, told.bus_us))
+            self._clocks[told.partition] = farther(known, (told.offset, told.bus_us))
 
     def write(self, connection: Connection) -> int | None:
         """Writes all of it; returns the earliest hour in the ledger that an allocation touches."""
@@ -82,10 +82,10 @@ def _later(
     known: Mapping[int, tuple[int, int]], told: Mapping[int, tuple[int, int]]
 ) -> dict[int, tuple[int, int]]:
     """By partition how far it is after an announcement."""
-    return {number: _farther(known.get(number, (0, 0)), one) for number, one in told.items()}
+    return {number: farther(known.get(number, (0, 0)), one) for number, one in told.items()}
 
 
-def _farther(known: tuple[int, int], told: tuple[int, int]) -> tuple[int, int]:
+def farther(known: tuple[int, int], told: tuple[int, int]) -> tuple[int, int]:
     """(offset, bus time) after an announcement: neither goes back where the same records are
     announced again, as by a worker that took a partition over, or by a rebuild.
 

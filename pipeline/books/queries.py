@@ -28,6 +28,8 @@ _DAILY = (
     (frozenset(("owner_kind", "tenant", "project", "job", "model", "origin")), schema.day_jobs),
 )
 """Tables of days that know some names, the smallest first."""
+_ANSWER_S, _NOW_S = 60.0, 5.0
+"""How long somebody who asks waits for books that say nothing."""
 _Sums = dict[tuple[Any, ...], list[int]]
 Filters = Mapping[str, Sequence[str]]
 """By a name of GROUPS the values of which one must be met; none given lets all through."""
@@ -167,8 +169,8 @@ def allocations_at(
     connection: Connection, at_us: int, *, known_us: int | None = None
 ) -> list[Allocation]:
     """The allocations that hold at a time, as known now or at another time."""
-    where = and_(versions.known_at(known_us), versions.holding_between(at_us, at_us + 1))
-    return [one.allocation for one in versions.select_versions(connection, where)]
+    found = versions.in_force(connection, at_us, at_us + 1, known_us=known_us)
+    return [one.allocation for one in found]
 
 
 class BooksReader:
@@ -185,11 +187,15 @@ class BooksReader:
         Raises what the work does, and BooksUnavailableError.
         """
         inventory = self._inventory()
-        return await self._database.read(lambda one: work(one, inventory))
+        return await self._database.read(lambda one: work(one, inventory), within_s=_ANSWER_S)
 
     async def allocations(self, at_us: int) -> Sequence[Allocation]:
-        """The allocations that hold at a time, in their last known version."""
-        return await self._database.read(lambda one: allocations_at(one, at_us))
+        """The allocations that hold at a time, in their last known version.
+
+        Raises BooksUnavailableError, soon, since pages of the present wait for it.
+        """
+        read = self._database.read
+        return await read(lambda one: allocations_at(one, at_us), within_s=_NOW_S)
 
     async def rows(
         self, hours: range, *, nodes: Sequence[str] | None = None, tenant: str | None = None

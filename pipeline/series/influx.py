@@ -71,6 +71,11 @@ class InfluxStore:
         self._buckets = {f"{prefix}_raw": raw_days, f"{prefix}_minutes": minute_days}
         self._raw_bucket, self._minute_bucket = self._buckets
 
+    @property
+    def lines_a_request(self) -> int:
+        """Lines of a request at most, now: fewer while the server is slow."""
+        return self._pace.lines
+
     async def start(self) -> None:
         """Creates the buckets with their retention; raises StoreSetupError."""
         self._wire.open()
@@ -82,6 +87,7 @@ class InfluxStore:
         """Returns when all lines are in the server's log, apart from those refused."""
         refused: list[Refused] = []
         sending: set[asyncio.Task[list[Refused]]] = set()
+        done: set[asyncio.Task[list[Refused]]] = set()
         blocks = requests_of(batch, refused)
         try:
             while (block := await asyncio.to_thread(next, blocks, None)) is not None:
@@ -91,7 +97,8 @@ class InfluxStore:
                 sending.add(asyncio.create_task(asyncio.to_thread(self._send, *block)))
             refused += [one for task in sending for one in await task]
         finally:
-            await asyncio.gather(*sending, return_exceptions=True)
+            # Of those that failed together, one is told of; the others' ends are taken note of.
+            await asyncio.gather(*sending, *done, return_exceptions=True)
         rows = sum(map(len, batch.raw))
         rows += sum(len(part) for part in (batch.minutes, batch.masks) if part is not None)
         return WriteResult(rows - len(refused), tuple(refused))
@@ -252,7 +259,7 @@ class InfluxStore:
             "url": self._wire.url,
             "org": self._wire.org,
             "buckets": buckets,
-            "lines_a_request": str(self._pace.lines),
+            "lines_a_request": str(self.lines_a_request),
         }
 
     async def close(self) -> None:

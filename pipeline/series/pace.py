@@ -13,7 +13,7 @@ class Pace:
     """Halves the size of requests after a timeout, down to `least` lines, and doubles it again
     after quick answers, up to `most`.  Safe to use from several threads."""
 
-    def __init__(self, timeout_s: float, *, least: int = 50, most: int = 5_000) -> None:
+    def __init__(self, timeout_s: float, *, least: int = 10, most: int = 5_000) -> None:
         self._quick_us = int(timeout_s * 1e6) // _QUICK
         self._least, self._most = least, most
         self._lock = Lock()

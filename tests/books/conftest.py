@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from books_world import World
 from sqlalchemy import create_engine, text
 
 from pipeline.books.database import Database
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.stack)])

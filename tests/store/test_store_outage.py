@@ -1,15 +1,20 @@
-"""A worker before a real InfluxDB that is away, slow or refuses: offsets wait, then all is there once."""
+"""A worker before a real InfluxDB that is away, slow, full or refuses: offsets wait, then all is
+there once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 import pytest
+from chaos_disk import Disk
+from chaos_processes import MissingServicesError, Services
 from influx_gate import Gate
 from stack_fixtures import Influx
 
@@ -25,6 +30,7 @@ from pipeline.health import HealthBoard
 from pipeline.series.columns import merge_parts
 from pipeline.series.influx import InfluxStore
 from pipeline.series.influx_wire import InfluxWire
+from pipeline.series.port import StoreUnavailableError
 from pipeline.store.worker import StoreOptions, StoreWorker
 
 pytestmark = pytest.mark.stack
@@ -88,24 +94,35 @@ class World:
         assert len(raw) == 8 * count
 
 
-@pytest.fixture
-async def world(influx: Influx, tmp_path: Path) -> AsyncIterator[World]:
+async def started(store: InfluxStore) -> bool:
+    try:
+        await store.start()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def opened(influx: Influx, folder: Path, timeout_s: float = 5.0) -> AsyncGenerator[World]:
+    """A worker at work, until the end of the context."""
     host, _, port = influx.url.removeprefix("http://").partition(":")
     gate, clock = Gate(host, int(port)), SystemClock()
     await gate.open()
     store = InfluxStore(
         f"http://127.0.0.1:{gate.port}", influx.token, influx.org,
-        prefix=f"test-{uuid4().hex[:12]}", timeout_s=5.0,
+        prefix=f"test-{uuid4().hex[:12]}", timeout_s=timeout_s,
     )  # fmt: skip
-    bus = SqliteBus(tmp_path / "bus.db", clock=clock)
+    bus = SqliteBus(folder / "bus.db", clock=clock)
     await bus.create_topics(topic_specs(gpu_partitions=3))
-    await store.start()
+    async with asyncio.timeout(60):
+        # A server that was started just now takes connections before it can answer.
+        while not await started(store):  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.1)
     board = HealthBoard("store", "1", clock)
     worker = StoreWorker(bus, store, StoreOptions(flush_s=0.1), clock, board)
     stop = asyncio.Event()
-    made = World(bus, store, gate, board, worker, stop)
     running = asyncio.create_task(worker.run(stop))
-    yield made
+    yield World(bus, store, gate, board, worker, stop)
     gate.bytes_a_second = None
     stop.set()
     await running
@@ -113,6 +130,45 @@ async def world(influx: Influx, tmp_path: Path) -> AsyncIterator[World]:
     await store.close()
     await gate.shut()
     await bus.close()
+
+
+@pytest.fixture
+async def world(influx: Influx, tmp_path: Path) -> AsyncIterator[World]:
+    async with opened(influx, tmp_path) as made:
+        yield made
+
+
+@dataclass
+class Small:
+    """A server of the test's own on a disk that can be filled."""
+
+    services: Services
+    disk: Disk
+
+    @property
+    def influx(self) -> Influx:
+        told = self.services.settings
+        store = told["PETAWATCH_STORE"]
+        address, _, org = store.removeprefix("influxdb://").partition("?org=")
+        return Influx(f"http://{address}", told["PETAWATCH_INFLUX_TOKEN"], org, store)
+
+
+@pytest.fixture
+def small(influx: Influx, tmp_path: Path) -> Iterator[Small]:
+    assert influx  # what is cached for the shared one is what this one starts from
+    disk = Disk(tmp_path / "influx", 400)
+    try:
+        services = Services(tmp_path, {"influx": disk})
+    except MissingServicesError as missing:
+        disk.close()
+        pytest.skip(str(missing))
+    while not all(target.answers() for target in services.targets):
+        assert all(target.alive for target in services.targets)
+        time.sleep(0.05)
+    yield Small(services, disk)
+    for target in services.targets:
+        target.kill()
+    disk.close()
 
 
 async def test_a_server_that_is_away_makes_offsets_wait_and_lag_show(world: World) -> None:
@@ -144,6 +200,50 @@ async def test_a_slow_server_costs_time_and_nothing_else(world: World) -> None:
     world.gate.bytes_a_second = None
     await world.until(lambda: world.board.value(health.STORED, node=NODES[0]) == 12)
     await world.stored_once(range(12))
+
+
+async def test_requests_become_smaller_until_they_are_answered_and_grow_again(
+    influx: Influx, tmp_path: Path
+) -> None:
+    async with opened(influx, tmp_path, timeout_s=1.0) as world:
+        world.gate.bytes_a_second = 100_000
+        # 240 kB of samples alone in one request: never answered within a second.
+        await world.send(range(14))
+        await world.until(lambda: world.board.total("store_too_slow") >= 1)
+        await world.committed()
+        assert world.store.lines_a_request < 1_200
+        world.gate.bytes_a_second = None
+        await world.until(lambda: world.board.value(health.STORED, node=NODES[0]) == 14)
+        await world.stored_once(range(14))
+        slow = world.store.lines_a_request
+        await world.send(range(14, 40))
+        await world.committed()
+        assert world.store.lines_a_request > slow
+        await world.until(lambda: world.board.value(health.STORED, node=NODES[0]) == 40)
+        await world.stored_once(range(40))
+
+
+async def test_a_full_disk_makes_offsets_wait_and_loses_nothing(
+    small: Small, tmp_path: Path
+) -> None:
+    async with opened(small.influx, tmp_path) as world:
+        await world.send(range(5))
+        await world.until(lambda: world.board.value(health.STORED, node=NODES[0]) == 5)
+        [server] = small.services.targets
+        small.disk.fill([server.process.pid])
+        await world.send(range(5, 40))
+        await world.until(lambda: world.board.total("store_unavailable") >= 3)
+        assert world.board.total("paused") == 1
+        assert world.board.total("rows_refused") == 0
+        assert sum((await world.worker.behind()).values()) >= 35 * len(NODES)
+        small.disk.clear()
+        # The server keeps what failed to open closed until it is started anew.
+        server.kill()
+        server.start()
+        await world.committed()
+        await world.until(lambda: world.board.value(health.STORED, node=NODES[0]) == 40)
+        assert world.board.total("paused") == 0
+        await world.stored_once(range(40))
 
 
 async def test_what_the_server_refuses_is_buried_with_its_reason(
