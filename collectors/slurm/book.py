@@ -62,7 +62,6 @@ class Book:
         self._dirty: set[str] = set()
         self._guessing: set[str] = set()
         """Jobs of which this program has guessed something."""
-        self._guesses_due = False
         self._reported: set[tuple[str, int]] = set()
 
     @property
@@ -81,7 +80,7 @@ class Book:
         """An answer of slurmdbd."""
         self._dirty |= self.runs.take_accounting(rows, asked_s, self._is_claimed)
         self.accounted_s = asked_s
-        self._guesses_due |= self.unplaced.waits
+        self.unplaced.wait()
 
     def take_facts(self, facts: NodeFacts) -> None:
         """Where a node's GPUs are."""
@@ -107,15 +106,15 @@ class Book:
     @property
     def behind(self) -> bool:
         """Whether there are jobs that `changes` has not looked at since something came of them."""
-        return bool(self._dirty) or self._guesses_due
+        return bool(self._dirty) or self.unplaced.behind
 
     def changes(self, now_us: int) -> list[Allocation]:
         """What is to be sent of some jobs, asked for once: all that should stand and does not."""
         jobs = sorted(itertools.islice(self._dirty, _AT_ONCE))
         self._dirty.difference_update(jobs)
         wanted = [one for job in jobs for one in self._wanted(job)]
-        if not self._dirty and self._guesses_due:
-            self._guesses_due = False
+        # What is not known of some depends on what is known of all.
+        if not self._dirty and self.unplaced.behind:
             wanted += self._guesses(now_us // 1_000_000)
         return [
             msgspec.structs.replace(one, known_us=now_us)
@@ -124,11 +123,11 @@ class Book:
         ]
 
     def _guesses(self, now_s: int) -> list[Allocation]:
-        if not self._guessing and not self.unplaced.jobs:
-            return []
-        keys = [key for job in sorted(self._guessing) for key in sorted(self._of_job.get(job, ()))]
+        jobs = sorted(self.unplaced.concerned & self._guessing)
+        keys = [key for job in jobs for key in sorted(self._of_job.get(job, ()))]
         before = [one for key in keys if self._is_own(key) and is_guess(one := self._bus[key])]
-        self._guessing = {one.job for one in before}
+        self._guessing.difference_update(jobs)
+        self._guessing |= {one.job for one in before}
         standing = (claim for key, claim in self._claims.items() if self._stands(key))
         said = [one for one in before if not one.deleted]
         return self.unplaced.records(self.source, said, standing, now_s, self.runs.renamed)
@@ -169,8 +168,7 @@ class Book:
             if run.end_s is not None:
                 gone |= {one.key: one for one in before}
         nodes = {one.subjects[0].node for key in keys if (one := self._claims.get(key))}
-        differs = self.unplaced.take(job, known, nodes)
-        self._guesses_due |= differs or job in self._guessing
+        self.unplaced.take(job, known, nodes, guessing=job in self._guessing)
         standing = {one.key for one in wanted}
         gone_now = [one for key, one in gone.items() if key not in standing]
         return wanted + [msgspec.structs.replace(one, deleted=True) for one in gone_now]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -50,6 +50,9 @@ class Unplaced:
         """Jobs with runs of which something is missing."""
         self._wished = Counter[str]()
         """By node how many such runs it has."""
+        self._due: set[str] = set()
+        """Nodes where something changed that can make a difference to guesses."""
+        self._found: dict[Key, Guessed] = {}
         self.left: dict[Key, int] = {}
         """By run how many of its GPUs are nowhere, for all of its time or some: nobody is billed."""
         self.guessed: dict[Key, int] = {}
@@ -60,14 +63,13 @@ class Unplaced:
         job: str,
         runs: Sequence[tuple[Run, Joined, Sequence[Told]]],
         claimed: Iterable[str] = (),
-    ) -> bool:
-        """All that is known of a job now, also on which nodes agents have `claimed` something.
-
-        Whether it can make a difference to what is guessed.
-        """
-        before = job in self._short or any(
-            node in self._wished for one in self._placed.get(job, ()) for node in one.slots
-        )
+        *,
+        guessing: bool = False,
+    ) -> None:
+        """All that is known of a job now, on which nodes agents have `claimed` something for it,
+        and whether a guess of it is on the bus."""
+        was_short = job in self._short
+        before = {node for one in self._placed.get(job, ()) for node in one.slots}
         self.forget(job)
         placed = [
             Placed(run, joined.slots, joined.unplaced, told if joined.unplaced else ())
@@ -82,7 +84,9 @@ class Unplaced:
         if missing:
             self._short.add(job)
             self._wished.update(node for one in missing for node in one.slots)
-        return before or any(short(node) in self._wished for node in (*nodes, *claimed))
+        touched = {*before, *nodes, *map(short, claimed)}
+        is_whole = was_short or guessing
+        self._due |= touched if is_whole else {one for one in touched if one in self._wished}
 
     def forget(self, job: str) -> None:
         """Nothing is known of the job any more."""
@@ -94,8 +98,8 @@ class Unplaced:
             if one.unplaced:
                 self._wished.subtract(one.slots.keys())
                 self._wished = +self._wished
-            self.left.pop(one.run.key, None)
-            self.guessed.pop(one.run.key, None)
+            for kept in (self._found, self.left, self.guessed):
+                kept.pop(one.run.key, None)
         self._short.discard(job)
 
     @property
@@ -103,14 +107,22 @@ class Unplaced:
         """Those of which something is missing."""
         return frozenset(self._short)
 
-    @property
-    def waits(self) -> bool:
-        """Whether one of them runs, and will have waited long enough some day."""
-        return any(one.run.end_s is None for one in self._missing())
-
-    def _missing(self) -> Iterator[Placed]:
+    def wait(self) -> None:
+        """Some time went by, and those that run may have waited long enough."""
         for job in self._short:
-            yield from (one for one in self._placed[job] if one.unplaced)
+            for one in self._placed[job]:
+                if one.unplaced and one.run.end_s is None:
+                    self._due |= one.slots.keys()
+
+    @property
+    def concerned(self) -> frozenset[str]:
+        """The jobs of which guesses may have to change; none where nothing did."""
+        return frozenset(job for node in self._due for job in self._at.get(node, ()))
+
+    @property
+    def behind(self) -> bool:
+        """Whether something changed since `records`."""
+        return bool(self._due)
 
     def records(
         self,
@@ -122,10 +134,19 @@ class Unplaced:
     ) -> list[Allocation]:
         """What should stand in place of what is not known, and of the agents' claims what goes.
 
-        `before` are this program's guesses on the bus, `standing` the agents' claims that stand
+        Of the jobs that are `concerned`, once; of others nothing changes.  `before` are this
+        program's guesses of them on the bus, `standing` the agents' claims that stand
         there.  A guess of a run of which nothing is known now stays, unless it is among the `renamed`.
         """
-        missing = {one.run.key: one for one in self._missing() if _is_due(one.run, now_s)}
+        missing = {
+            one.run.key: one
+            for job in sorted(self.concerned & self._short)
+            for one in self._placed[job]
+            if one.unplaced and _is_due(one.run, now_s)
+        }
+        self._due = set()
+        for key in missing:
+            self._found.pop(key, None)
         earlier = _spans_by_run(before)
         wishes = {key: self._wish(one) for key, one in missing.items()}
         board = self._board({node for wish in wishes.values() for node in wish.nodes}, standing)
@@ -147,12 +168,14 @@ class Unplaced:
         return any(one.run.key == key for one in self._placed.get(key[0], ()))
 
     def _note(self, missing: Mapping[Key, Placed], found: Mapping[Key, Guessed]) -> None:
-        self.left = {key: one.unplaced for key, one in found.items() if one.unplaced}
-        self.guessed = {
-            key: count
-            for key, one in found.items()
-            if (count := missing[key].unplaced - one.unplaced)
-        }
+        self._found.update(found)
+        for key, one in found.items():
+            placed = missing[key].unplaced - one.unplaced
+            for kept, count in ((self.left, one.unplaced), (self.guessed, placed)):
+                if count:
+                    kept[key] = count
+                else:
+                    kept.pop(key, None)
 
     def _wish(self, one: Placed) -> Wish:
         run = one.run
@@ -180,6 +203,13 @@ class Unplaced:
                 end_s = FOREVER_S if one.run.end_s is None else one.run.end_s
                 slots = one.slots.get(node, ())
                 held += [(node, Span(slot, one.run.start_s, end_s)) for slot in slots]
+                # Those that are guessed again have none now.
+                guessed = self._found.get(one.run.key)
+                held += (
+                    []
+                    if guessed is None
+                    else [(node, span) for span in guessed.spans.get(node, ())]
+                )
         for claim in standing:
             node = short(claim.subjects[0].node)
             if node in units and not self._is_known(claim):
