@@ -52,7 +52,7 @@ def test_a_full_disk_takes_nothing_and_takes_again_when_it_is_cleared(tmp_path: 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("kafka_url", "influx")
 def test_the_ledger_does_not_show_that_everything_was_killed() -> None:
-    options = ChaosOptions(hours=2, kills=30, pauses=4, fulls=3, seed=7, gap_s=0.8)
+    options = ChaosOptions(hours=2, kills=20, pauses=3, fulls=3, seed=7, gap_s=0.3)
     try:
         report = run_chaos(options)
     except MissingServicesError as missing:
@@ -62,6 +62,6 @@ def test_the_ledger_does_not_show_that_everything_was_killed() -> None:
     assert report.complete_rows > 50
     assert report.frames_after_the_last_kill_of_watch > 0
     kills = report.done[KILL]
-    assert sum(kills.values()) == 30
+    assert sum(kills.values()) == 20
     assert {"kafka", "influx", "watch"} <= set(kills)
     assert report.ok
