@@ -34,9 +34,9 @@ def text(told: Mapping[str, Any]) -> str:
         lines.append("No record of any source names it at that time.")
     if told["hour"] is not None and _differs(told):
         lines.append(
-            "The ledger's hour has no row of this owner. It is computed anew within seconds of a"
-            " change; where it stays so, it was filled as a simulated past, which has no records,"
-            " or its minutes are no longer kept."
+            "The ledger's hour has no row of this owner. It is computed anew soon after a change;"
+            " where it stays so, it was filled as a simulated past, which has no records, or its"
+            " minutes are no longer kept."
         )
     for one in claims:
         lines += ["", *_claim(one)]
@@ -60,7 +60,8 @@ def _owner(told: Mapping[str, Any]) -> str:
         return "not installed"
     if told["shares"]:
         parts = [
-            f"{one['source']} {one['id']} {one['weight']}/{one['parts']}" for one in told["shares"]
+            f"{_named(one, one['kind'])}: {one['weight']}/{one['parts']} ({one['source']} {one['id']})"
+            for one in told["shares"]
         ]
         return "shared by " + ", ".join(parts)
     return _named(told["owner"], told["owner"]["kind"])

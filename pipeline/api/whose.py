@@ -150,10 +150,7 @@ def why_row(told: Why, zone: ZoneInfo) -> dict[str, Any]:
         "known_us": told.known_us,
         "model": None if told.installed is None else told.installed.model,
         "owner": owner._asdict() if isinstance(owner, Owner) else None,
-        "shares": [
-            dict(zip(("source", "id", "weight", "parts"), one, strict=True))
-            for one in (() if owner is None else shares_of(owner))
-        ],
+        "shares": [] if owner is None else shares_of(owner),
         "claims": [_claim_row(one, zone) for one in told.verdicts],
         "ledger": list(told.ledger),
         "hour": told.hour,

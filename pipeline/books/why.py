@@ -214,8 +214,15 @@ def _hour(connection: Connection, node: str, at_us: int) -> dict[str, Any] | Non
     )
 
 
-def shares_of(owner: Holder) -> list[tuple[str, str, int, int]]:
-    """Those who share: source, id, weight, of how many parts; none of a slot that one holds."""
+def shares_of(owner: Holder) -> list[dict[str, Any]]:
+    """Those who share: source, id, weight, of how many parts, and whose each is by the tenants
+    file; none of a slot that one holds."""
     if not isinstance(owner, Sharers):
         return []
-    return [(one.source, one.id, one.weight, owner.parts) for one in owner.shares]
+    return [
+        {
+            "source": one.source, "id": one.id, "weight": one.weight, "parts": owner.parts,
+            **one.owner._asdict(),
+        }
+        for one in owner.shares
+    ]  # fmt: skip

@@ -22,6 +22,7 @@ from pipeline.settings import Settings
 from pipeline.store.rebuild import MinutesRebuild
 
 _SAY_EVERY_S = 1.0
+_SAY_STILL_S = 10.0
 _FROM = click.option("--from", "begin", required=True, help="First hour, as 2026-11-03T00:00.")
 _TO = click.option("--to", "end", required=True, help="The hour after the last.")
 
@@ -84,19 +85,23 @@ def _hour(text: str, zone: ZoneInfo) -> int:
 
 
 class Progress:
-    """Says how much is done, at most once a second: percent, count, and the time still to go."""
+    """Says how much is done: percent, count, and the time still to go.
+
+    At most once a second, and every ten seconds while nothing moves.
+    """
 
     def __init__(self, what: str, clock: Clock, echo: Callable[[str], Any] = click.echo) -> None:
         self._what, self._clock, self._echo = what, clock, echo
         self._since: tuple[int, int] | None = None
-        self._said_us = -(1 << 62)
+        self._said_us, self._said_done = -(1 << 62), -1
 
     def __call__(self, done: int, total: int) -> None:
         now_us = self._clock.monotonic_us()
         since_us, before = self._since = self._since or (now_us, done)
-        if done < total and now_us - self._said_us < _SAY_EVERY_S * 1e6:
+        wait_s = _SAY_STILL_S if done == self._said_done else _SAY_EVERY_S
+        if done < total and now_us - self._said_us < wait_s * 1e6:
             return
-        self._said_us = now_us
+        self._said_us, self._said_done = now_us, done
         share = 100 * done // total if total else 100
         text = f"{share} % · {done:,} of {total:,} {self._what}"
         if before < done < total:

@@ -197,7 +197,10 @@ async def test_reservations_and_windows(site: Site) -> None:
     assert [(one["id"], one["weight"], one["parts"]) for one in listed] == [(key, 3, 7)]
     await site.sent(answer.json())
     told = await site.why(T0, "b01n02/1")
-    assert [(one["weight"], one["parts"]) for one in told["shares"]] == [(3, 7)]
+    assert [(one["weight"], one["parts"], one["tenant"]) for one in told["shares"]] == [
+        (3, 7, "ape")
+    ]
+    assert f"shared by ape/main: 3/7 (api {key})" in text(told)
     window = {"nodes": ["b01n02"], "from": f"{T0 // 1_000_000}", "to": "2026-01-01T09:00:00"}
     made = await site.client.post("/api/v1/maintenance", json=window)
     await site.sent(made.json())

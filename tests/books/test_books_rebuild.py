@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 from books_reference import Sample
 from books_world import H, World, at, job, run_samples
+from manual_clock import ManualClock
 from sqlalchemy import Connection, delete, select, update
 
 from collectors.contract.tenants import NO_TENANTS
 from pipeline.books import progress, schema
 from pipeline.books.rebuild import HoursRebuild, Site
 from pipeline.books.rows import FIGURES
+from pipeline.commands.rebuild import Progress
 
 HOURS = range(H - 10, H + 60)
 
@@ -149,3 +151,19 @@ async def _leads(world: World) -> bool:
     return (
         await world.database.read(lambda one: progress.read_meta(one, "books_leader")) is not None
     )
+
+
+def test_progress_says_what_stands_still_seldom() -> None:
+    clock, said = ManualClock(), list[str]()
+    progress = Progress("things", clock, said.append)
+    for second in range(25):
+        clock.move(1.0)
+        progress(0 if second < 22 else second, 100)
+    assert [text.partition(" · ")[0] for text in said] == [
+        "0 %",
+        "0 %",
+        "0 %",
+        "22 %",
+        "23 %",
+        "24 %",
+    ]
