@@ -1,0 +1,300 @@
+"""From a sample to the message of its alert, at a whole centre's size, on Kafka.
+
+    python -m benchmarks.alert_latency --bus kafka://HOST:PORT [--gpus 3672] [--xids 120]
+        [--brakes 30] [--settle 40] [--seconds 75] [--seed 1]
+
+The simulator (in real time), `watch` and `notify` are processes of their own, an
+HTTP receiver is this one.  XIDs of programs on GPUs drawn at random are put on
+`telemetry.events` at random moments; power brakes on nodes drawn at random are
+the simulator's (those on idle nodes hold nothing back, and raise nothing).  Times are from the event, or from the
+beginning of the second in which the first sample of a brake lies, to the message's
+arrival here, less the rule's own hold.  Claims are left out, since one
+job's alerts would be one message.  Neither InfluxDB nor the books are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from benchmarks.records import SITES
+from collectors.contract.alerts import Alert, parse_alert_record
+from collectors.contract.bus import Message, Producer
+from collectors.contract.identity import slot_text
+from collectors.contract.inventory import InstalledNode
+from collectors.contract.source import SourceOptions
+from collectors.contract.topics import ALERTS, ALLOC, EVENTS, Event, topic_specs
+from collectors.kit.clock import SystemClock
+from collectors.simulator.sites import make_site
+from collectors.simulator.source import create
+from pipeline.bus import open_bus
+from pipeline.watch.alerts.rules_file import load_rules
+
+_CLOCK = SystemClock()
+_XID, _BRAKE = 31, "power_brake"
+_BRAKE_S, _AFTER_S = 12.0, 25.0
+_BEGIN_US = 45_000_000
+"""From the start of the processes to the simulation's first second."""
+_TARGET = """[[targets]]
+name = "receiver"
+kind = "webhook"
+url = "{}"
+severity = "warning"
+concerns = ["operator", "tenant"]
+"""
+Rng = np.random.Generator
+
+
+class _WithoutClaims:
+    """A producer that leaves claims out."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        await self._producer.send([one for one in messages if not one.topic.endswith(ALLOC)])
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+
+async def simulate(url: str, prefix: str, site: str, start_us: int, scenario: Path) -> None:
+    """The site in real time, until it is ended from outside."""
+    options = SourceOptions(
+        site=site, speed=1.0, start_us=start_us, topic_prefix=prefix,
+        extra={"observable": "off", "scenario": str(scenario)},
+    )  # fmt: skip
+    bus = open_bus(url, _CLOCK)
+    producer = _WithoutClaims(bus.producer())
+    await producer.start()
+    source = create(options, _CLOCK)
+    early_s = (start_us - _CLOCK.wall_us()) / 1e6
+    if early_s < 0:
+        raise RuntimeError(f"began {-early_s:.1f} s too late: this machine has too much to do")
+    await _CLOCK.sleep(early_s)
+    await source.run(producer, asyncio.Event())
+
+
+@contextmanager
+def receiver(got: list[tuple[int, dict[str, Any]]]) -> Generator[str]:
+    """Takes messages in with the time of their arrival; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append((_CLOCK.wall_us(), json.loads(body)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def processes(environ: dict[str, str], sender: Sequence[str], log: Path) -> Generator[None]:
+    """`watch` and `notify`, and once they are at work the simulator."""
+    command = [sys.executable, "-c", "from collectors.cli import main; main()", "pipeline"]
+    started: list[subprocess.Popen[bytes]] = []
+    with log.open("ab") as out:
+        try:
+            for role in ("watch", "notify"):
+                started += [_role([*command, "--role", role], environ, out)]
+            while b"alerts_begin" not in log.read_bytes():
+                if any(one.poll() is not None for one in started):
+                    raise RuntimeError(log.read_text()[-2_000:])
+                asyncio.run(_CLOCK.sleep(0.1))
+            started.append(subprocess.Popen(sender, stdout=out, stderr=out))
+            yield
+        finally:
+            for one in started:
+                one.terminate()
+            for one in started:
+                one.wait()
+
+
+def _role(
+    command: Sequence[str], environ: dict[str, str], out: BinaryIO
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environ})
+
+
+def brakes(
+    nodes: Sequence[InstalledNode], count: int, settle_s: float, seconds: float, rng: Rng
+) -> tuple[str, dict[str, float]]:
+    """A scenario of brakes, at most one a rack, and when each node's begins."""
+    by_rack = {(node.hall, node.rack): node.name for node in nodes}
+    names = rng.choice(sorted(by_rack.values()), min(count, len(by_rack)), replace=False).tolist()
+    begin_s = dict(zip(names, (settle_s + rng.random(len(names)) * seconds).tolist(), strict=True))
+    events = [
+        f'[[event]]\nfault = "{_BRAKE}"\nat = "{at:.2f}s"\nfor = "{_BRAKE_S}s"\nnode = "{name}"\n'
+        for name, at in begin_s.items()
+    ]
+    return "\n".join(events), begin_s
+
+
+async def inject(
+    url: str, prefix: str, nodes: Sequence[InstalledNode], count: int, seconds: float, rng: Rng
+) -> dict[tuple[str, str], int]:
+    """Sends XIDs at random moments; gives the time of each, by node and slot."""
+    bus = open_bus(url, _CLOCK)
+    producer = bus.producer()
+    await producer.start()
+    every = [(node.name, slot_text(slot)) for node in nodes for slot in node.slots]
+    picked: list[int] = rng.choice(len(every), count, replace=False).tolist()
+    chosen = [every[at] for at in picked]
+    begin_us, sent = _CLOCK.wall_us(), dict[tuple[str, str], int]()
+    due: list[float] = np.sort(rng.random(count) * seconds).tolist()
+    for (node, slot), due_s in zip(chosen, due, strict=True):
+        await _CLOCK.sleep(max(0.0, due_s - (_CLOCK.wall_us() - begin_us) / 1e6))
+        event = Event(_CLOCK.wall_us(), node, "xid", slot, code=_XID)
+        sent[node, slot] = event.time_us
+        await producer.send([Message(prefix + EVENTS, node.encode(), msgspec.json.encode(event))])
+    await producer.stop()
+    await bus.close()
+    return sent
+
+
+def latencies(
+    got: Sequence[tuple[int, dict[str, Any]]],
+    xids: dict[tuple[str, str], int],
+    braked: Collection[str],
+) -> dict[str, list[float]]:
+    """Seconds of each message that opened an incident, by kind."""
+    hold_s = next(rule.steps[0].for_s for rule in load_rules() if rule.name == _BRAKE)
+    out: dict[str, list[float]] = {"xid": [], _BRAKE: []}
+    for at_us, body in got:
+        one = body["incident"]
+        if body["kind"] != "opened":
+            continue
+        rule, subject = one["members"][0]["rule"], one["subject"]
+        where = (subject.get("node", ""), subject.get("slot", ""))
+        if rule == "xid_of_program" and where in xids:
+            out["xid"].append((at_us - xids[where]) / 1e6)
+        elif rule == _BRAKE and where[0] in braked:
+            first_us = one["members"][0]["since_us"] - 1_000_000
+            out[_BRAKE].append((at_us - first_us) / 1e6 - hold_s)
+    return out
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run."""
+    site = SITES.get(args.gpus, f"synthetic:{args.gpus}")
+    rng = np.random.default_rng(args.seed)
+    nodes = make_site(site).nodes
+    prefix = f"latency-{secrets.token_hex(4)}-"
+    specs = topic_specs(prefix)
+    text, begin_s = brakes(nodes, args.brakes, args.settle, args.seconds, rng)
+    scenario, targets, log = folder / "brakes.toml", folder / "notify.toml", folder / "log"
+    scenario.write_text(text)
+    environ = {
+        "PETAWATCH_BUS": args.bus, "PETAWATCH_SITE": site, "PETAWATCH_DATA": str(folder),
+        "PETAWATCH_TOPIC_PREFIX": prefix, "PETAWATCH_NOTIFY": str(targets),
+    }  # fmt: skip
+    bus = open_bus(args.bus, _CLOCK)
+    got: list[tuple[int, dict[str, Any]]] = []
+    asyncio.run(bus.create_topics(specs))
+    with receiver(got) as url:
+        targets.write_text(_TARGET.format(url))
+        start_us = _CLOCK.wall_us() // 1_000_000 * 1_000_000 + _BEGIN_US
+        sender = [
+            sys.executable, "-m", "benchmarks.alert_latency", "--bus", args.bus,
+            "--simulate", prefix, site, str(start_us), str(scenario),
+        ]  # fmt: skip
+        with processes(environ, sender, log):
+            asyncio.run(_CLOCK.sleep((start_us - _CLOCK.wall_us()) / 1e6 + args.settle))
+            xids = asyncio.run(inject(args.bus, prefix, nodes, args.xids, args.seconds, rng))
+            asyncio.run(_CLOCK.sleep(_AFTER_S))
+    fired = asyncio.run(_fired(args.bus, prefix, [spec.name for spec in specs]))
+    found = latencies(got, xids, begin_s)
+    counted = {"xid": fired["xid_of_program"], _BRAKE: fired[_BRAKE]}
+    return {"gpus": args.gpus, **report(found, counted)}
+
+
+async def _fired(url: str, prefix: str, names: Sequence[str]) -> dict[str, int]:
+    """How many alerts of each rule fired; then the topics are removed."""
+    bus = open_bus(url, _CLOCK)
+    consumer = bus.consumer([prefix + ALERTS], None)
+    await consumer.start()
+    seen: set[tuple[str, str]] = set()
+    ends = await consumer.end_offsets()
+    reached = dict.fromkeys(ends, 0)
+    while any(reached[p] < end for p, end in ends.items()):
+        for chunk in await consumer.fetch(1.0):
+            reached[chunk.partition] = chunk.next_offset
+            records = map(parse_alert_record, map(bytes, chunk.keys), map(bytes, chunk.values))
+            alerts = [one for one in records if isinstance(one, Alert)]
+            seen.update((one.rule, one.fingerprint) for one in alerts if one.state == "firing")
+    await consumer.stop()
+    await bus.delete_topics(names)
+    await bus.close()
+    return Counter(rule for rule, _ in seen)
+
+
+def report(found: dict[str, list[float]], fired: dict[str, int]) -> dict[str, Any]:
+    """Figures per kind, and of all together."""
+    both = [one for some in found.values() for one in some]
+    rows = {**found, "all": both}
+    return {
+        name: {
+            "fired": fired.get(name, sum(fired.values())),
+            "told": len(some),
+            **{
+                f"p{p}_s": round(float(np.percentile(some, p)), 2) if some else None
+                for p in (50, 99, 100)
+            },
+        }
+        for name, some in rows.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--bus", required=True)
+    parser.add_argument("--gpus", type=int, default=3_672)
+    parser.add_argument("--xids", type=int, default=120)
+    parser.add_argument("--brakes", type=int, default=30)
+    parser.add_argument("--settle", type=float, default=40.0, help="before the first alert, s")
+    parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--simulate", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.simulate:
+        prefix, site, start_us, scenario = args.simulate
+        asyncio.run(simulate(args.bus, prefix, site, int(start_us), Path(scenario)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, Path(folder))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
