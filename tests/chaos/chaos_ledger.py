@@ -55,6 +55,25 @@ def differences(expected: Ledger, actual: Ledger) -> dict[str, int]:
     }
 
 
+def shown(expected: Ledger, actual: Ledger, most: int = 8) -> list[str]:
+    """The first rows that differ, with both sides' figures where those are not equal."""
+    found: list[str] = []
+    for name in sorted({*expected, *actual}):
+        table = next(one for one in tables() if one.name == name)
+        figures = sorted({one.name for one in table.c} - {one.name for one in table.primary_key})
+        left, right = expected.get(name, {}), actual.get(name, {})
+        for key in sorted(key for key in {*left, *right} if left.get(key) != right.get(key)):
+            pairs = zip(
+                figures,
+                left.get(key) or [None] * len(figures),
+                right.get(key) or [None] * len(figures),
+                strict=True,
+            )
+            apart = [f"{figure}: {a} → {b}" for figure, a, b in pairs if a != b]
+            found.append(f"{name} {key}: {', '.join(apart)}")
+    return found[:most]
+
+
 def before(ledger: Ledger, hour: int) -> Ledger:
     """The rows of `hours` before one."""
     rows = {key: row for key, row in ledger["hours"].items() if json.loads(_first(key)) < hour}

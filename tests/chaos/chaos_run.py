@@ -19,7 +19,7 @@ import msgspec
 from chaos_acts import HEALTHY_S, Acts, Done
 from chaos_after import ends_of, frames_go_on, ledger_as_left, ledger_computed_whole, live_frames
 from chaos_disk import Disk
-from chaos_ledger import before, differences, read_file
+from chaos_ledger import before, differences, read_file, shown
 from chaos_plan import FULL, KILL, PAUSE, plan
 from chaos_processes import ROOT, Services, Target
 
@@ -63,6 +63,8 @@ class ChaosReport(msgspec.Struct, frozen=True):
     complete_rows: int
     differences: dict[str, int]
     """By table, all hours computed."""
+    examples: list[str]
+    """Rows that differ, with what they should be and are."""
     differences_as_left: int
     """In the complete hours as the role itself had left them."""
     frames: int
@@ -235,7 +237,7 @@ class Chaos:
             ok, self.options.seed, self.options.hours, round(time.monotonic() - began_s, 1),
             {what: dict(sorted(count.items())) for what, count in done.items()},
             next(iter(self._disks.values())).kind, len(actual["hours"]), len(complete), differ,
-            as_left, len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
+            shown(expected, actual), as_left, len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
         )  # fmt: skip
 
     def _said(self) -> dict[str, str]:
