@@ -15,25 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.watch.physics.layout import Level, Places
+from pipeline.watch.physics.noise import FLOOR_GPU_C, Doubt, Noise, noises, sums_of
 from pipeline.watch.physics.settings import PhysicsSettings
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 State = dict[str, NDArray[Any]]
 
-_NOISE_S, _NOISE_FIRST_S = 7_200.0, 120.0
 _SAMPLES = 3
-_LOUDEST = 5.0
 _SURE = 0.04
 """Relative variance of a resistance, up to which a GPU has worked before: a node is judged where
 half of its GPUs have."""
 _OTHERS, _REST = 3, 1.0
 """A node is compared with the rest of its rack where that is so many nodes, and says as much."""
-_FLOOR_C, _FLOOR_GPU_C = 0.06, 0.3
-"""Least noise of a place, and of one GPU: whole degrees are 0.29."""
-_MISFIT, _MISFIT_WEIGHT, _MISFIT_S = 0.03, 1e6, 7_200.0
+_MISFIT, _MISFIT_WEIGHT, _MISFIT_S = 0.03, 2e5, 7_200.0
 """Part of a step of the rise that the lags may get wrong for a while, until it is known
 better; the weight of that in °C⁴·s, and how long what is known better is remembered."""
+
+
+_CALM = 0.25
+"""Part of a node's variance that load may be, for the longer mean to be compared with."""
+_LONG_SIGMAS = 0.9
+"""What shows of a rack against the longer mean alone counts so much: inlets have wandered."""
 
 
 class Change(NamedTuple):
@@ -45,24 +48,6 @@ class Change(NamedTuple):
     sigmas: Floats
 
 
-class _Noise:
-    """Learnt variance of one figure of N places, °C²."""
-
-    def __init__(self, size: int, first_c: float, floor_c: Floats | float) -> None:
-        self.variance: Floats = np.full(size, first_c**2, np.float32)
-        self._floor = np.square(np.float32(floor_c))
-        self.seen: Floats = np.zeros(size, np.float32)
-
-    def note(self, value: Floats, ok: Bools, step_s: float) -> None:
-        square = np.minimum(value * value, 9 * self.variance)
-        self.seen += ok * np.float32(step_s)
-        # What was seen while the model was still poor soon counts little.
-        span_s = np.clip(self.seen / 3, max(_NOISE_FIRST_S, step_s), _NOISE_S)
-        gain = ok * np.float32(step_s) / span_s
-        self.variance += gain * (square - self.variance)
-        np.maximum(self.variance, self._floor, out=self.variance)
-
-
 class Changes:
     """Of G sorted GPUs and of the levels over them."""
 
@@ -70,22 +55,22 @@ class Changes:
         g = len(places.node.of_gpu)
         self._places, self._settings = places, settings
         self.fast: Floats = np.full(g, np.nan, np.float32)
-        self.base: Floats = np.full(g, np.nan, np.float32)
-        self.rise_base: Floats = np.full(g, np.nan, np.float32)
+        self.base: Floats = np.full((2, g), np.nan, np.float32)
+        """Of the shorter and of the longer mean."""
+        self.rise_base: Floats = np.full((2, g), np.nan, np.float32)
         self._misfit: Floats = np.zeros((2, g), np.float32)
-        self.gpu_noise = _Noise(g, 1.0, _FLOOR_GPU_C)
-        self._noise = {
-            level.scope: (
-                _Noise(level.size, 0.5, np.maximum(_FLOOR_C, _FLOOR_GPU_C / np.sqrt(level.gpus))),
-                _Noise(level.size, 2.0, 1.0),
-            )
-            for level in places.levels
-        }
+        self._unrest: Floats = np.zeros((2, g), np.float32)
+        """The squares of the largest steps that both means still remember, °C²."""
+        self.gpu_noise = Noise(g, 1.0, FLOOR_GPU_C)
+        self._noise = {level.scope: noises(level) for level in places.levels}
+        self._long_noise = {level.scope: noises(level) for level in places.levels[:2]}
         self._watched_s = {level.scope: np.zeros(level.size, np.float32) for level in places.levels}
         self._seen_s: Floats = np.zeros(g, np.float32)
         self.above: Floats = np.zeros((2, g), np.float32)
         """s and ticks for which a GPU has been beyond its level."""
         self.change: Floats = np.zeros(g, np.float32)
+        """°C over the shorter mean, and over the longer one."""
+        self.long_change: Floats = np.zeros(g, np.float32)
         self.trusted: Bools = np.zeros(g, np.bool_)
         self.gpu_sigmas: Floats = np.zeros(g, np.float32)
 
@@ -93,31 +78,32 @@ class Changes:
         self, residual_c: Floats, rise_c: Floats, trusted: Bools, dt_s: Floats | float, held: Bools
     ) -> None:
         """Takes a tick in; where `held`, the baseline stays what it was."""
-        fresh = trusted & np.isnan(self.base)
+        fresh = trusted & np.isnan(self.fast)
         if fresh.any():
-            for column, value in ((self.fast, residual_c), (self.base, residual_c), (self.rise_base, rise_c)):  # fmt: skip
-                column[fresh] = value[fresh]
+            self.fast[fresh] = self.base[:, fresh] = residual_c[fresh]
+            self.rise_base[:, fresh] = rise_c[fresh]
         settings = self._settings
         quick = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(settings.fast_s))
-        slow = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(settings.baseline_s))
         residual = np.where(trusted, residual_c, np.float32(0))
         rise = np.where(trusted, rise_c, np.float32(0))
         self.fast += quick * (residual - self.fast)
-        self.rise_base += slow * (rise - self.rise_base)
-        slow *= ~held
-        self.base += slow * (residual - self.base)
+        for at, span_s in enumerate((settings.baseline_s, settings.long_baseline_s)):
+            slow = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(span_s))
+            self.rise_base[at] += slow * (rise - self.rise_base[at])
+            slow *= ~held
+            self.base[at] += slow * (residual - self.base[at])
         self.trusted = trusted
-        self.change = np.where(trusted, self.fast - self.base, np.float32(0))
+        self.change, self.long_change = np.where(trusted, self.fast - self.base, np.float32(0))
 
     def forget(self, gpus: Bools) -> None:
         """What was known of some GPUs' last minute holds no longer."""
         for column in (self.fast, self.base, self.rise_base):
-            column[gpus] = np.nan
+            column[..., gpus] = np.nan
 
     def shift(self, rows: slice, expected_c: Floats) -> None:
         """Some GPUs are expected to be warmer by so much from now on: no change of theirs."""
         self.fast[rows] -= expected_c
-        self.base[rows] -= expected_c
+        self.base[:, rows] -= expected_c
 
     def measure(
         self,
@@ -131,44 +117,81 @@ class Changes:
         """The changes of all levels; `known` is the variance of a GPU's resistance, relative,
         `gap_c` what a lost sample may have hidden; only who is `ok` is judged."""
         ok = ok & self.trusted
-        jump = np.where(ok, rise_c - self.rise_base, np.float32(0))
-        jump *= jump
-        prior = np.where(ok, known, np.float32(0)) + np.float32(_MISFIT**2)
+        learns = ok & ~held
+        jump, doubt = self._doubt(0, rise_c, known, gap_c, ok, step_s)
+        known_s = self._seen_s >= self._settings.warm_up_s
+        self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + doubt.any**2)
+        self._above(step_s)
+        self._seen_s += ok * np.float32(step_s)
+        square = jump * jump
+        self._learn_misfit(square, learns & (gap_c < 0.1), step_s)
+        self.gpu_noise.note(self.change, learns & (square < 4) & (gap_c < 0.1), step_s)
+        rise = np.where(ok, np.maximum(rise_c, 0), np.float32(0))
+        kept = np.stack([ok & held, learns & (known < _SURE)]).astype(np.float32)
+        weight = self._weight(doubt, learns)
+        found = self._levels(sums_of(self.change, weight, rise, doubt, kept), step_s)
+        doubt = self._doubt(1, rise_c, known, gap_c, ok, step_s)[1]
+        weight = self._weight(doubt, learns)
+        self._long(sums_of(self.long_change, weight, rise, doubt, kept), found, step_s)
+        return found
+
+    def _doubt(
+        self, at: int, rise_c: Floats, known: Floats, gap_c: Floats, ok: Bools, step_s: float
+    ) -> tuple[Floats, Doubt]:
+        """The rise over that of a mean, °C, and what that may have been taken wrong by."""
+        zero, settings = np.float32(0), self._settings
+        jump = np.where(ok, rise_c - self.rise_base[at], zero)
+        span_s = (settings.baseline_s, settings.long_baseline_s)[at]
+        # What a step was taken wrong by is still in the means when it is over.
+        unrest = self._unrest[at]
+        unrest *= np.float32(np.exp(-2 * step_s / span_s))
+        np.maximum(unrest, jump * jump, out=unrest)
+        prior = np.maximum(np.where(ok, known, zero), 0) + np.float32(_MISFIT**2)
         unknown = prior * np.float32(_MISFIT_WEIGHT) + self._misfit[0]
         unknown /= np.float32(_MISFIT_WEIGHT) + self._misfit[1]
-        doubt = np.sqrt(jump * unknown + gap_c * gap_c)
-        known_s = self._seen_s >= self._settings.warm_up_s
-        self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + doubt * doubt)
-        self._above(step_s)
-        learns = ok & ~held
-        self._seen_s += ok * np.float32(step_s)
-        self._learn_misfit(jump, learns & (gap_c < 0.1), step_s)
-        self.gpu_noise.note(self.change, learns & (jump < 4) & (gap_c < 0.1), step_s)
-        variance = self.gpu_noise.variance + doubt * doubt
-        weight = learns / variance
-        # One GPU alone cannot speak for its node or rack, however far off it is.
-        bound = _LOUDEST * np.sqrt(variance)
-        change = np.clip(self.change, -bound, bound)
-        rise = np.where(ok, np.maximum(rise_c, 0), np.float32(0))
-        carried = weight * rise
-        sums = np.stack([
-            weight, weight * change, carried, carried * change, carried * rise,
-            weight * doubt, carried * doubt, (ok & held).astype(np.float32),
-            (learns & (known < _SURE)).astype(np.float32),
-        ])  # fmt: skip
-        return self._levels(sums, step_s)
+        hidden = gap_c * gap_c
+        signed = np.copysign(np.sqrt(jump * jump * unknown + hidden), jump)
+        return jump, Doubt(signed, np.sqrt(unrest * unknown + hidden))
+
+    def _weight(self, doubt: Doubt, learns: Bools) -> Floats:
+        return learns / (self.gpu_noise.variance + doubt.any * doubt.any)
+
+    def _long(self, sums: Floats, found: dict[str, Change], step_s: float) -> None:
+        """Takes in what shows against the longer mean, where that is more: what grows for a
+        minute.  Of a node only while its work is steady."""
+        node, rack = self._places.levels[:2]
+        of_node = node.add(sums)
+        of_node[-2:] *= of_node[-2:]
+        of_rack = rack.add(of_node)
+        self._beside(of_node, of_rack)
+        for level, total in ((node, of_node), (rack, of_rack)):
+            pair = self._long_noise[level.scope]
+            one = self._of_level(level, total, step_s, pair)
+            clear = one.sigmas * np.float32(1.0 if level is node else _LONG_SIGMAS)
+            if level is node:
+                weight = np.maximum(total[0], np.float32(1e-9))
+                clear *= total[9] / (weight * weight) < _CALM * pair[0].variance
+            before = found[level.scope]
+            more = clear > before.sigmas
+            found[level.scope] = Change(
+                np.where(more, one.offset_c, before.offset_c),
+                np.where(more, one.carried_c, before.carried_c),
+                np.where(more, clear, before.sigmas),
+            )
 
     def _levels(self, sums: Floats, step_s: float) -> dict[str, Change]:
         out: dict[str, Change] = {}
         node, rack, hall, site = self._places.levels
         of_node = node.add(sums)
+        # What lags get wrong has the sign of the step: over nodes it cancels, or adds up at random.
+        of_node[-2:] *= of_node[-2:]
         of_rack = rack.add(of_node)
         self._beside(of_node, of_rack)
-        out["node"] = self._of_level(node, of_node, step_s)
-        out["rack"] = self._of_level(rack, of_rack, step_s)
+        out["node"] = self._of_level(node, of_node, step_s, self._noise["node"])
+        out["rack"] = self._of_level(rack, of_rack, step_s, self._noise["rack"])
         of_hall = hall.add(of_rack)
-        out["hall"] = self._of_level(hall, of_hall, step_s)
-        out["site"] = self._of_level(site, site.add(of_hall), step_s)
+        out["hall"] = self._of_level(hall, of_hall, step_s, self._noise["hall"])
+        out["site"] = self._of_level(site, site.add(of_hall), step_s, self._noise["site"])
         return out
 
     def _beside(self, of_node: Floats, of_rack: Floats) -> None:
@@ -180,6 +203,11 @@ class Changes:
         shared = enough * np.maximum(others[1], 0) / np.maximum(others[0], np.float32(1e-9))
         of_node[1] -= shared * of_node[0]
         of_node[3] -= shared * of_node[2]
+        rest = of_rack[5:, rack] - of_node[5:]
+        unsure = rest[0] * rest[0] + np.maximum(rest[4], 0)
+        unsure *= enough / np.square(np.maximum(others[0], np.float32(1e-9)))
+        of_node[9] += unsure * np.square(of_node[0])
+        of_node[10] += unsure * np.square(of_node[2])
 
     def _above(self, step_s: float) -> None:
         """Counts for how long each GPU has been beyond its level without a break."""
@@ -188,7 +216,7 @@ class Changes:
         beyond &= self.change >= settings.fast_gpu_rise_c
         self.above += np.array([[step_s], [1]], np.float32)
         self.above *= beyond | ~self.trusted
-        self.above *= ~(np.isnan(self.base))
+        self.above *= ~np.isnan(self.fast)
 
     def lasting(self) -> Bools:
         """GPUs that have been beyond their level for some seconds and some samples."""
@@ -203,11 +231,15 @@ class Changes:
         self._misfit[1] += part * jump * jump
         np.maximum(self._misfit[0], self._misfit[1] * np.float32(1e-5), out=self._misfit[0])
 
-    def _of_level(self, level: Level, sums: Floats, step_s: float) -> Change:
+    def _of_level(
+        self, level: Level, sums: Floats, step_s: float, noise: tuple[Noise, Noise]
+    ) -> Change:
         """Generalised least squares of both signatures, with an offset that wanders by itself."""
-        weight, cross, carried, cross_carried, square, doubt, doubt_carried, held, sure = sums
+        weight, cross, carried, cross_carried, square = sums[:5]
+        held, sure = sums[7:9]
+        doubt, doubt_carried = np.sqrt(sums[9:] + (level.scope != "node") * np.square(sums[5:7]))
         total = np.maximum(weight, np.float32(1e-9))
-        wander, scatter = self._noise[level.scope]
+        wander, scatter = noise
         offset = cross / total
         doubt = doubt / total
         own = wander.variance + doubt * doubt
@@ -217,7 +249,8 @@ class Changes:
         ratio = (cross_carried - part * carried * cross) / left
         doubtful = doubt_carried / np.maximum(square, np.float32(1e-6))
         watched = self._watched_s[level.scope]
-        watched += (weight > 0) * np.float32(step_s)
+        if noise is self._noise[level.scope]:
+            watched += (weight > 0) * np.float32(step_s)
         known = (watched >= self._settings.warm_up_s).astype(np.float32)
         if level.scope == "node":
             known *= sure >= 0.5 * level.gpus
@@ -233,12 +266,14 @@ class Changes:
         """All that was learnt, as arrays."""
         kept: State = {
             "fast": self.fast, "base": self.base, "rise_base": self.rise_base,
-            "misfit": self._misfit, "gpu_variance": self.gpu_noise.variance,
+            "misfit": self._misfit, "unrest": self._unrest, "gpu_variance": self.gpu_noise.variance,
             "gpu_seen": self.gpu_noise.seen, "seen_s": self._seen_s,
             "above": self.above,
         }  # fmt: skip
-        for scope, pair in self._noise.items():
-            kept[f"{scope}_watched_s"] = self._watched_s[scope]
+        for scope, watched in self._watched_s.items():
+            kept[f"{scope}_watched_s"] = watched
+        longer = {f"{scope}_long": pair for scope, pair in self._long_noise.items()}
+        for scope, pair in (self._noise | longer).items():
             for name, noise in zip(("wander", "scatter"), pair, strict=True):
                 kept[f"{scope}_{name}_variance"] = noise.variance
                 kept[f"{scope}_{name}_seen"] = noise.seen

@@ -126,17 +126,21 @@ class Judge:
         racks = self._racks_of(found, m)
         if not racks.size:
             return
-        evidence = Evidence(
-            self._changes.change, _FLOOR_C2 + 0.25 * m.noise_c2, m.rise_c, m.trusted
-        )
         for rack in racks.tolist():
             self._looked_us[rack] = m.time_us
+            self._explain(m, rack, found)
+
+    def _explain(self, m: Moment, rack: int, found: dict[str, Change]) -> None:
+        """Opens what explains best that a rack is out of its place, by either mean."""
+        floor = _FLOOR_C2 + 0.25 * m.noise_c2
+        for change in (self._changes.change, self._changes.long_change):
+            evidence = Evidence(change, floor, m.rise_c, m.trusted)
             for widest in ("site", "rack"):
                 best = explain(self._places, evidence, rack, widest)
                 score = self._score(best, found)
                 if score >= (1.0 if best.scope in {"gpu", "node"} else _ALMOST):
                     self._open(m, best, self._changes.change, score, sudden=True)
-                    break
+                    return
 
     def _racks_of(self, found: dict[str, Change], m: Moment) -> NDArray[np.intp]:
         """The racks in which something is out of its place, the worst first."""

@@ -21,15 +21,17 @@ class PhysicsSettings:
     """Mean of the residual that is looked at for a sudden change …"""
     baseline_s: float = 20.0
     """… and the mean that it is compared with."""
+    long_baseline_s: float = 60.0
+    """Another one, for what grows slowly over racks, and over nodes whose work is steady."""
     fast_sigmas: float = 5.0
     """A sudden change of a rack, hall or site, in units of its own learnt noise."""
-    fast_node_sigmas: float = 7.0
+    fast_node_sigmas: float = 5.0
     fast_node_rise_c: float = 0.5
     fast_gpu_sigmas: float = 7.0
     fast_rise_c: float = 0.35
     """A sudden change is at least this warm at its warmest GPU."""
-    fast_gpu_rise_c: float = 3.0
-    fast_gpu_lasts_s: float = 4.0
+    fast_gpu_rise_c: float = 4.0
+    fast_gpu_lasts_s: float = 6.0
     slow_s: float = 900.0
     """Mean of the residual that is compared with the reference for a creeping change."""
     slow_lasts_s: float = 2_400.0
