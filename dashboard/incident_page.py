@@ -225,7 +225,10 @@ def _members(incident: Json) -> Component:
     rows = [
         html.Tr(
             [
-                html.Th([mark(one["severity"]), one.get("title") or one["rule"].replace("_", " ")], scope="row"),
+                html.Th(
+                    [mark(one["severity"]), one.get("title") or one["rule"].replace("_", " ")],
+                    scope="row",
+                ),
                 html.Td(_member_place(one["subject"])),
                 html.Td(moment_words(one["since_us"])),
                 html.Td(moment_words(one.get("resolved_us"))),
