@@ -80,6 +80,8 @@ class StoreWorker:
         self._intake = self._new_intake()
         self._flushed_us = clock.monotonic_us()
         self._fetch_records = options.fetch_records
+        self._given_up = False
+        """Whether a request was given up on since the minutes were let go."""
         self._started = False
 
     def _new_intake(self) -> Intake:
@@ -160,13 +162,16 @@ class StoreWorker:
             # same records again and merges to the same rows.
             _log.warning("commit_fenced partitions=%d", len(snapshot.offsets))
             self._board.add("commits_fenced")
-            self._intake = self._new_intake()
+            self._intake, self._given_up = self._new_intake(), False
             # What took too long is done in smaller steps, or it would be begun for ever.
             self._fetch_records = max(FEWEST, self._fetch_records // 2)
             return
         self._fetch_records = min(self._options.fetch_records, 2 * self._fetch_records)
-        if self._intake.full:
+        if self._intake.full or self._given_up:
+            # A request that was given up on may be done by the server at any later time: what
+            # comes for its minutes begins parts of their own, so that it takes nothing back.
             self._intake.let_go()
+            self._given_up = False
         await self._report(snapshot, result)
 
     def _refused(self, result: WriteResult) -> None:
@@ -183,6 +188,7 @@ class StoreWorker:
             return await self._series.write(batch)
 
         async def paused(state: RetryCallState) -> None:
+            self._given_up = True
             self._consumer.pause()
             self._board.set("paused", 1)
             self._board.add("store_unavailable")

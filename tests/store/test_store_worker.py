@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class FlakyStore(DuckStore):
     """A real store that a test can take away."""
 
     away = 0
+    given_up: list[WriteBatch]
 
     async def write(self, batch: WriteBatch) -> WriteResult:
         if self.away:
             self.away -= 1
+            self.given_up = [*getattr(self, "given_up", []), copy.deepcopy(batch)]
             raise StoreUnavailableError("taken away by the test")
         return await super().write(batch)
 
@@ -192,6 +195,29 @@ async def test_a_store_that_is_away_costs_time_and_nothing_else(world: World) ->
     assert world.boards[0].total("paused") == 0
     parts = merge_parts(await world.store.minutes(*minute_range()))
     assert parts.counters["energy_mj"].last.tolist() == [3, 6]
+
+
+async def test_a_write_that_arrives_after_a_newer_one_takes_nothing_back(world: World) -> None:
+    # As a server does that answers too late: the request is given up, made again, and done at last.
+    worker = world.worker(flush_s=60.0)
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    world.store.away = 1
+    for first, last in ((0, 10), (10, 20)):
+        await world.send([record("n1", sequence) for sequence in range(first, last)])
+        async with asyncio.timeout(30):
+            while world.boards[-1].total("gpu_samples") < last * len(SLOTS):
+                await world.clock.sleep(0.01)
+        await worker.flush()
+    stop.set()
+    await running
+    (late,) = world.store.given_up
+    await DuckStore.write(world.store, late)
+    low, high = minute_range()
+    masks = await world.store.masks(low, high)
+    assert sum(int(mask).bit_count() for mask in set(masks.mask.tolist())) == 20
+    parts = merge_parts(await world.store.minutes(low, high))
+    assert parts.counters["energy_mj"].last.tolist() == [19, 38]
 
 
 async def test_any_number_of_workers_gives_the_same_rows(world: World) -> None:
