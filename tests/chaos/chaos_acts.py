@@ -136,8 +136,9 @@ class Acts:
         disk.clear()
         ended = any(not one.alive for one in writers)
         for one in writers:
-            if one.kind == "broker" and one.alive:
-                # It gives up a log directory that failed, until it is started anew.
+            if one.kind in {"broker", "database"} and one.alive:
+                # Both give up what failed for want of room until they are started anew, as
+                # docs/operations.md says: Kafka a log directory, InfluxDB what it writes to.
                 one.kill()
         self._start_all()
         return ended

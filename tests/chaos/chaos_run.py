@@ -203,7 +203,7 @@ class Chaos:
         self._watch_killed_us = acts.watch_killed_us
 
     def _all_back(self) -> None:
-        """A supervisor's work: whoever has ended is started, until all stay."""
+        """A supervisor's work: whoever has ended is started, until all stay and answer."""
         until_s = time.monotonic() + HEALTHY_S
         calm_s = time.monotonic()
         while time.monotonic() - calm_s < 10.0:
@@ -211,6 +211,8 @@ class Chaos:
             for one in self.targets.values():
                 if not one.alive:
                     one.start()
+                    calm_s = time.monotonic()
+                elif not one.answers():
                     calm_s = time.monotonic()
             time.sleep(0.2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,6 @@ def test_a_full_disk_takes_nothing_and_takes_again_when_it_is_cleared(tmp_path: 
 
 
 @pytest.mark.stack
-@pytest.mark.skipif(
-    os.environ.get("PETAWATCH_CHAOS") != "1", reason="PETAWATCH_CHAOS=1 runs it; see docs/chaos.md"
-)
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("kafka_url", "influx")
 def test_the_ledger_does_not_show_that_everything_was_killed() -> None:
