@@ -30,6 +30,7 @@ from chaos_run import ChaosOptions, run_chaos
 @click.option("--interval", "interval_s", default=5.0, show_default=True,
               help="Simulated seconds between two records of a node.")  # fmt: skip
 @click.option("--postgres/--no-postgres", help="Books in a PostgreSQL, which is killed too.")
+@click.option("--keep/--no-keep", help="Leaves the folder with all logs.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="File for it.")
 def main(report: Path | None, **options: float | str | bool) -> None:
     """Exits with 1 on any difference."""

@@ -34,6 +34,8 @@ class Left:
 
     ledger: Ledger
     hour: int
+    ends: Mapping[tuple[str, int], int]
+    """By topic and partition the offset after the last record."""
 
 
 async def ledger_as_left(settings: Settings, said: Callable[[], Mapping[str, str]]) -> Left:
@@ -46,7 +48,7 @@ async def ledger_as_left(settings: Settings, said: Callable[[], Mapping[str, str
         while True:
             behind, hour = await database.read(partial(_behind, ends=ends))
             if not behind:
-                return Left(await read_ledger(database), hour)
+                return Left(await read_ledger(database), hour, ends)
             if behind != before:
                 before, since_s = behind, time.monotonic()
             assert time.monotonic() < since_s + _STUCK_S, (behind, said())

@@ -55,7 +55,7 @@ def differences(expected: Ledger, actual: Ledger) -> dict[str, int]:
     }
 
 
-def shown(expected: Ledger, actual: Ledger, most: int = 8) -> list[str]:
+def shown(expected: Ledger, actual: Ledger, most: int = 24) -> list[str]:
     """The first rows that differ, with both sides' figures where those are not equal."""
     found: list[str] = []
     for name in sorted({*expected, *actual}):

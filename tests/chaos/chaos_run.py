@@ -20,6 +20,7 @@ from chaos_acts import HEALTHY_S, Acts, Done
 from chaos_after import ends_of, frames_go_on, ledger_as_left, ledger_computed_whole, live_frames
 from chaos_disk import Disk
 from chaos_ledger import before, differences, read_file, shown
+from chaos_minutes import minutes_apart, node_hours_apart, records_apart
 from chaos_plan import FULL, KILL, PAUSE, plan
 from chaos_processes import ROOT, Services, Target
 
@@ -47,6 +48,8 @@ class ChaosOptions:
     gap_s: float = 3.0
     interval_s: float = 5.0
     postgres: bool = False
+    keep: bool = False
+    """Leaves the folder with all logs."""
 
 
 class ChaosReport(msgspec.Struct, frozen=True):
@@ -65,6 +68,8 @@ class ChaosReport(msgspec.Struct, frozen=True):
     """By table, all hours computed."""
     examples: list[str]
     """Rows that differ, with what they should be and are."""
+    minutes_apart: list[str]
+    """Kept points of their node-hours that differ in the stores."""
     differences_as_left: int
     """In the complete hours as the role itself had left them."""
     frames: int
@@ -113,14 +118,15 @@ class Chaos:
     def _start_reference(self) -> None:
         o = self.options
         arguments = [o.site, str(o.seed), str(self.start_us), str(o.hours), str(o.interval_s)]
-        arguments.append(str(self._expected))
+        self._reference_folder.mkdir()
+        arguments.append(str(self._reference_folder))
         command = [sys.executable, str(Path(__file__).with_name("chaos_reference.py")), *arguments]
         with (self._folder / "reference.log").open("wb") as out:
             self._reference = subprocess.Popen(command, stdout=out, stderr=out, env=_environ({}))
 
     @property
-    def _expected(self) -> Path:
-        return self._folder / "expected.json"
+    def _reference_folder(self) -> Path:
+        return self._folder / "reference"
 
     def _make_settings(self) -> Settings:
         assert self._services is not None
@@ -225,7 +231,7 @@ class Chaos:
         actual = await ledger_computed_whole(self._settings, make_site(self.options.site))
         assert self._reference is not None
         assert self._reference.wait(1_200) == 0, (self._folder / "reference.log").read_text()
-        expected = read_file(self._expected)
+        expected = read_file(self._reference_folder / "expected.json")
         done: dict[str, Counter[str]] = {KILL: Counter(), PAUSE: Counter(), FULL: Counter()}
         for one in self._done:
             done[one.what][one.target] += 1
@@ -234,12 +240,18 @@ class Chaos:
         as_left = differences(before(expected, left.hour), {"hours": complete})["hours"]
         after = sum(at > self._watch_killed_us for at in frames)
         gaps = [next_us - us for us, next_us in itertools.pairwise(frames)]
+        minutes: list[str] = []
+        if places := node_hours_apart(expected, actual):
+            undisturbed = Settings(data=self._reference_folder)
+            minutes = [await records_apart(undisturbed, self._settings)]
+            minutes += [f"ends {left.ends}"]
+            minutes += await minutes_apart(undisturbed, self._settings, places)
         ok = not any(differ.values()) and not as_left and bool(complete) and after > 0
         return ChaosReport(
             ok, self.options.seed, self.options.hours, round(time.monotonic() - began_s, 1),
             {what: dict(sorted(count.items())) for what, count in done.items()},
             next(iter(self._disks.values())).kind, len(actual["hours"]), len(complete), differ,
-            shown(expected, actual), as_left, len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
+            shown(expected, actual), minutes, as_left, len(frames), round(max(gaps, default=0) / 1e6, 1), after, self._done,
         )  # fmt: skip
 
     def _said(self) -> dict[str, str]:
@@ -275,4 +287,5 @@ def run_chaos(options: ChaosOptions) -> ChaosReport:
         return chaos.run()
     finally:
         chaos.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
