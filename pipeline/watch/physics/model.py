@@ -31,7 +31,8 @@ _ROWS, _SOLVED = 4096, 256
 _HUBER = 2.5
 _NOISE_C2 = (0.15, 9.0)
 """Bounds of the learnt variance of a residual, °C²; the lower is that of whole degrees and some."""
-_OFFSET_C, _OFFSET_SPREAD_C = 28.0, 10.0
+_OFFSET_C, _OFFSET_SPREAD_C = 25.0, 10.0
+"""What comes in: air at 18 to 27 °C, or coolant that is warmer (ASHRAE's recommended classes)."""
 _GAIN_C, _GAIN_SPREAD_C = 1.5, 2.5
 """Of each of the lags, per UNIT_W: nothing is known of a fleet at first."""
 _SPREAD_FLOOR = (4.0, 1.2)
@@ -63,8 +64,10 @@ class HeatModel:
         self.reach: Floats = np.full((2, g), np.nan, np.float32)
         """The lowest and the highest rise that each GPU has shown for some minutes, °C."""
         self._seen: Floats = np.zeros(g, np.float32)
-        self._products: Floats = np.zeros((len(self._pairs), g), np.float32)
-        self._answers: Floats = np.zeros((k + 1, g), np.float32)
+        # Lags of a GPU at steady work say nearly the same for days: what float32 rounds off would
+        # add up to more than the prior, and the gains would be of no size at all.
+        self._products: Floats = np.zeros((len(self._pairs), g), np.float64)
+        self._answers: Floats = np.zeros((k + 1, g), np.float64)
         first = np.array([_OFFSET_C, *[_GAIN_C] * k])
         spread = np.array([_OFFSET_SPREAD_C, *[_GAIN_SPREAD_C] * k])
         self._prior = np.tile(first, (self._models, 1))
@@ -166,11 +169,11 @@ class HeatModel:
         # Who is not known yet says nothing odd: all of it counts.
         bound = np.where(self._products[0, rows] < _KNOWN, np.float32(np.inf), bound)
         share = np.minimum(bound / np.maximum(np.abs(residual), np.float32(0.01)), 1)
-        weight = counts * share * np.float32(span_s / _SAMPLE_S)
-        lag = np.where(ok, self.lag[:, rows], zero)
+        weight = (counts * share).astype(np.float64) * (span_s / _SAMPLE_S)
+        lag = np.where(ok, self.lag[:, rows], zero).astype(np.float64)
         target = np.where(ok, target_c, zero)
         # Only who says something forgets: silence is no news.
-        keep = np.exp(-counts * np.float32(span_s / self._settings.memory_s))
+        keep = np.exp(-counts.astype(np.float64) * (span_s / self._settings.memory_s))
         weighted = [weight, *(weight * one for one in lag)]
         phi = [np.ones_like(weight), *lag]
         for at, (i, j) in enumerate(self._pairs):
@@ -228,7 +231,8 @@ class HeatModel:
             middle = np.median(some, axis=1)
             spread = 1.5 * np.median(np.abs(some - middle[:, None]), axis=1)
             floor = np.array([_SPREAD_FLOOR[0], *[_SPREAD_FLOOR[1]] * len(self._tau)])
-            self._prior[model] = middle
+            # Heat that flows through a passive cooler has no gain below zero.
+            self._prior[model] = np.r_[middle[0], np.maximum(middle[1:], 0.0)]
             self._spread[model] = np.maximum(2 * spread, floor)
 
     def state(self) -> State:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 State = dict[str, NDArray[Any]]
-FORMAT = 2
+FORMAT = 3
 
 
 class StateError(ValueError):
