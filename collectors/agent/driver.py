@@ -26,6 +26,9 @@ from collectors.kit.clock import Clock
 
 _log = logging.getLogger(__name__)
 OPEN = "open"
+_LISTENS_S = 5.0
+"""A call that waits for the driver's events cannot be woken: it keeps a driver that is to be let
+go for so long."""
 
 
 class Driver:
@@ -41,7 +44,9 @@ class Driver:
         self._say, self._folded = say, folded
         self._rescan_s, self._retry_s, self._release_s = rescan_s, retry_s, release_s
         self._stuck_s, self._listens = stuck_s, listens
-        self._listener = Listener("driver_events", backend.wait_events, on_events, self._deaf)
+        self._listener = Listener(
+            "driver_events", backend.wait_events, on_events, self._deaf, longest_s=_LISTENS_S
+        )
         self._errand: asyncio.Task[None] | None = None
         self._fatal: RestartNeededError | None = None
         self.state = OPEN if opened else AWAY
@@ -220,7 +225,8 @@ class Driver:
                 await self._close()
         except TimeoutError:
             hung = len(self._lanes.stuck())
-            _log.warning("driver_not_closed calls_under_way=%d: they end with the process", hung)
+            level = logging.WARNING if hung else logging.INFO  # else it waits for events
+            _log.log(level, "driver_not_closed calls_under_way=%d: they end with the process", hung)
         except Exception:
             _log.exception("driver_not_closed")
         self._lanes.end()

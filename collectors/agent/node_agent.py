@@ -26,7 +26,8 @@ from collectors.contract.topics import Allocation, Event
 from collectors.kit.clock import Clock
 
 _log = logging.getLogger(__name__)
-_LOG_WAIT_S = 5.0
+_LOG_WAIT_S = 30.0
+"""It ends when something is logged."""
 _END_S = 1.0
 _WELL_TICKS = 5
 Waiting = Callable[[], tuple[int, int]]

@@ -60,9 +60,11 @@ async def in_thread(call: Callable[[], _T], name: str) -> _T:
 class Listener:
     """Waits for reports in a thread of its own and hands them on in the loop.
 
-    `wait` blocks for the seconds it is given at most.  What ends it goes to
-    `on_end` (UnsupportedError, DriverGoneError, RestartNeededError or what nobody
-    foresaw); any other RuntimeError costs a second.
+    `wait` blocks for the seconds it is given at most: `timeout_s`, and twice as
+    many each time that nothing came, up to `longest_s`, since each waking costs
+    as much as a tenth of a GPU's readings.  What ends it goes to `on_end`
+    (UnsupportedError, DriverGoneError, RestartNeededError or what nobody foresaw);
+    any other RuntimeError costs a second.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Listener:
         on_end: Callable[[Exception], object],
         *,
         timeout_s: float = 1.0,
+        longest_s: float = 1.0,
     ) -> None:
         self._name, self._wait = name, wait
         self._on_events, self._on_end = on_events, on_end
-        self._timeout_s = timeout_s
+        self._timeout_s, self._longest_s = timeout_s, max(timeout_s, longest_s)
         self._stop = threading.Event()
         self._ended: asyncio.Event | None = None
 
@@ -99,9 +102,10 @@ class Listener:
     def _run(
         self, loop: asyncio.AbstractEventLoop, stop: threading.Event, ended: asyncio.Event
     ) -> None:
+        timeout_s = self._timeout_s
         while not stop.is_set():
             try:
-                events = self._wait(self._timeout_s)
+                events = self._wait(timeout_s)
             except (UnsupportedError, DriverGoneError, RestartNeededError) as error:
                 self._end(loop, error)
                 break
@@ -113,7 +117,9 @@ class Listener:
                 _log.exception("%s_broken", self._name)
                 self._end(loop, error)
                 break
+            timeout_s = min(2 * timeout_s, self._longest_s)
             if events:
+                timeout_s = self._timeout_s
                 tell(loop, lambda found=events: self._on_events(found))
         tell(loop, ended.set)
 

@@ -33,7 +33,9 @@ one window each."""
 _WINDOWS_AT_MOST = 3
 """A window above so many intervals is not used (a gap, not a measurement)."""
 _QUIET_S = 3.0
-"""How long calls may take to end before the library is closed; events wait for one second."""
+"""How long calls may take to end before the library is closed."""
+_SHORTLY_S = 1.0
+"""How long events are waited for where the library may be started again for a GPU that is lost."""
 _WHOLE = (1 << 48) - 1
 """A slot's bits without its MIG instance."""
 _Found = Mapping[int, tuple[Any, Identity]]
@@ -159,7 +161,10 @@ class NvmlBackend:
         return {f"gpu_index_{index}": reason for index, reason in self._unreadable.items()}
 
     def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:
-        """See the contract's `Backend.wait_events`; a second at most."""
+        """See the contract's `Backend.wait_events`; five seconds at most, and one while a GPU is
+        lost."""
+        if any(device.lost for device in self._devices.values()):
+            timeout_s = min(timeout_s, _SHORTLY_S)
         if not self._gate.wait_open(timeout_s):
             return ()
         try:

@@ -35,7 +35,7 @@ _KINDS = {
 """Bits of nvmlEventType; clocks, performance states and power sources are of no interest."""
 _WANTED = sum(_KINDS)
 _TIMEOUT = 10
-_LONGEST_WAIT_MS = 1000
+_LONGEST_WAIT_MS = 5000
 _BURST = 256
 """Events taken without waiting after a first one."""
 _NO_INSTANCE = 0xFFFFFFFF
@@ -113,7 +113,7 @@ class EventSet:
         nvml.ask("nvmlDeviceRegisterEvents", gpu.handle, supported & _WANTED, self._set)
 
     def wait(self, timeout_s: float) -> list[DeviceEvent]:
-        """What came, at most a second later; raises as `Backend.wait_events`, and DeviceLostError
+        """What came, at most five seconds later; raises as `Backend.wait_events`, and DeviceLostError
         where a registered GPU has gone: register anew then."""
         timeout_ms = max(0, min(int(timeout_s * 1000), _LONGEST_WAIT_MS))
         events: list[DeviceEvent] = []
