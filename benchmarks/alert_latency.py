@@ -10,6 +10,7 @@ the simulator's (those on idle nodes hold nothing back, and raise nothing).  Tim
 beginning of the second in which the first sample of a brake lies, to the message's
 arrival here, less the rule's own hold.  Claims are left out, since one
 job's alerts would be one message.  Neither InfluxDB nor the books are there.
+`stages_s` has the median and the 99th percentile of each part of the way.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,13 +33,13 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from benchmarks.alert_stages import Written, fired, read_alerts, stages
 from benchmarks.records import SITES
-from collectors.contract.alerts import Alert, parse_alert_record
 from collectors.contract.bus import Message, Producer
 from collectors.contract.identity import slot_text
 from collectors.contract.inventory import InstalledNode
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALERTS, ALLOC, EVENTS, Event, topic_specs
+from collectors.contract.topics import ALLOC, EVENTS, Event, topic_specs
 from collectors.kit.clock import SystemClock
 from collectors.simulator.sites import make_site
 from collectors.simulator.source import create
@@ -187,10 +187,11 @@ def latencies(
     got: Sequence[tuple[int, dict[str, Any]]],
     xids: dict[tuple[str, str], int],
     braked: Collection[str],
-) -> dict[str, list[float]]:
-    """Seconds of each message that opened an incident, by kind."""
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """By kind and incident, of those whose opening was told: when its message would have come
+    without any delay, and when it came, µs."""
     hold_s = next(rule.steps[0].for_s for rule in load_rules() if rule.name == _BRAKE)
-    out: dict[str, list[float]] = {"xid": [], _BRAKE: []}
+    out: dict[str, dict[str, tuple[int, int]]] = {"xid": {}, _BRAKE: {}}
     for at_us, body in got:
         one = body["incident"]
         if body["kind"] != "opened":
@@ -198,10 +199,10 @@ def latencies(
         rule, subject = one["members"][0]["rule"], one["subject"]
         where = (subject.get("node", ""), subject.get("slot", ""))
         if rule == "xid_of_program" and where in xids:
-            out["xid"].append((at_us - xids[where]) / 1e6)
+            out["xid"][one["id"]] = xids[where], at_us
         elif rule == _BRAKE and where[0] in braked:
-            first_us = one["members"][0]["since_us"] - 1_000_000
-            out[_BRAKE].append((at_us - first_us) / 1e6 - hold_s)
+            first_us = one["members"][0]["since_us"] + (hold_s - 1) * 1_000_000
+            out[_BRAKE][one["id"]] = first_us, at_us
     return out
 
 
@@ -233,47 +234,38 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             asyncio.run(_CLOCK.sleep((start_us - _CLOCK.wall_us()) / 1e6 + args.settle))
             xids = asyncio.run(inject(args.bus, prefix, nodes, args.xids, args.seconds, rng))
             asyncio.run(_CLOCK.sleep(_AFTER_S))
-    fired = asyncio.run(_fired(args.bus, prefix, [spec.name for spec in specs]))
-    found = latencies(got, xids, begin_s)
-    counted = {"xid": fired["xid_of_program"], _BRAKE: fired[_BRAKE]}
-    return {"gpus": args.gpus, **report(found, counted)}
+    log_of_alerts = asyncio.run(_log_of(args.bus, prefix, [spec.name for spec in specs]))
+    return {"gpus": args.gpus, **report(latencies(got, xids, begin_s), log_of_alerts)}
 
 
-async def _fired(url: str, prefix: str, names: Sequence[str]) -> dict[str, int]:
-    """How many alerts of each rule fired; then the topics are removed."""
+async def _log_of(url: str, prefix: str, names: Sequence[str]) -> list[Written]:
+    """The log of alerts; then the topics are removed."""
     bus = open_bus(url, _CLOCK)
-    consumer = bus.consumer([prefix + ALERTS], None)
-    await consumer.start()
-    seen: set[tuple[str, str]] = set()
-    ends = await consumer.end_offsets()
-    reached = dict.fromkeys(ends, 0)
-    while any(reached[p] < end for p, end in ends.items()):
-        for chunk in await consumer.fetch(1.0):
-            reached[chunk.partition] = chunk.next_offset
-            records = map(parse_alert_record, map(bytes, chunk.keys), map(bytes, chunk.values))
-            alerts = [one for one in records if isinstance(one, Alert)]
-            seen.update((one.rule, one.fingerprint) for one in alerts if one.state == "firing")
-    await consumer.stop()
+    log = await read_alerts(bus, prefix)
     await bus.delete_topics(names)
     await bus.close()
-    return Counter(rule for rule, _ in seen)
+    return log
 
 
-def report(found: dict[str, list[float]], fired: dict[str, int]) -> dict[str, Any]:
+def report(
+    found: dict[str, dict[str, tuple[int, int]]], log: Sequence[Written]
+) -> dict[str, dict[str, Any]]:
     """Figures per kind, and of all together."""
-    both = [one for some in found.values() for one in some]
-    rows = {**found, "all": both}
-    return {
-        name: {
-            "fired": fired.get(name, sum(fired.values())),
-            "told": len(some),
-            **{
-                f"p{p}_s": round(float(np.percentile(some, p)), 2) if some else None
-                for p in (50, 99, 100)
-            },
+    number = fired(log)
+    counts = {"xid": number.get("xid_of_program", 0), _BRAKE: number.get(_BRAKE, 0)}
+    both = {name: times for some in found.values() for name, times in some.items()}
+    out: dict[str, dict[str, Any]] = {}
+    for name, some in {**found, "all": both}.items():
+        passed = [(came_us - began_us) / 1e6 for began_us, came_us in some.values()]
+        quantiles = {
+            f"p{p}_s": round(float(np.percentile(passed, p)), 2) if passed else None
+            for p in (50, 99, 100)
         }
-        for name, some in rows.items()
-    }
+        count = counts.get(name, sum(counts.values()))
+        out[name] = {
+            "fired": count, "told": len(some), **quantiles, "stages_s": stages(log, some)
+        }  # fmt: skip
+    return out
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """What stands around the GPUs: who holds them, what happened, what the building and the pipeline
-say.  Each record counts from the second in which it could first be known (bus time − 2 s)."""
+say.  Each record counts from the second in which it could first be known (bus time − 1 s)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from pipeline.books.claim_index import ClaimIndex
 from pipeline.health import LAG_RECORDS, LAG_S, HealthRecord
-from pipeline.watch.alerts.buffer import LATE_US
+from pipeline.watch.alerts.buffer import SOON_US
 from pipeline.watch.alerts.inputs import Floats, Placed
 from pipeline.watch.layout import FleetLayout
 
@@ -52,7 +52,7 @@ class Waiting:
     def due(self, time_us: int) -> list[tuple[int, Told]]:
         """What is known at a second."""
         out: list[tuple[int, Told]] = []
-        while self._records and self._records[0][0] <= time_us + LATE_US:
+        while self._records and self._records[0][0] <= time_us + SOON_US:
             out.append(self._records.popleft())
         return out
 

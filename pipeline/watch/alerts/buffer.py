@@ -1,15 +1,19 @@
 """The reorder buffer: every record to its second of event time, the same whatever the fetches.
 
 A record's second is a function of the record, its bus time and what its node
-sent in earlier minutes alone.  Event time is set right by the node's clock
-offset, so that one wrong clock makes nobody late; what then comes more than
-`LATE_US` after its time goes into history and never pages.
+sent before it alone.  Event time is set right by the node's clock offset, so
+that one wrong clock makes nobody late; what then comes more than `LATE_US`
+after its time goes into history and never pages.  Of one node seconds never go
+back: once it has sent something of a later second, nothing of an earlier one
+can come, and a second is over for all as soon as every node that is heard has
+gone beyond it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,10 @@ from pipeline.decode.batch import Group
 from pipeline.decode.slots import SlotTable, grown
 
 LATE_US = 2_000_000
-"""How late a record may be (design, law 7)."""
+"""How late a record may be (design, law 7), and how long a node that falls silent is waited for."""
+SOON_US = 1_000_000
+"""A second is evaluated so long after it at the earliest."""
+_SECOND_US = 1_000_000
 _MINUTE_US = 60_000_000
 _RISE_PER_US = 1e-3
 """How fast a node's offset is believed to grow; clocks are slewed at half of that."""
@@ -28,12 +35,14 @@ _UNKNOWN = np.iinfo(np.int64).max
 I64 = NDArray[np.int64]
 
 
-SavedOffset = tuple[int, int, int, int, int, int]
-"""Of a node: offset, least of the minute, minute, run, the run before, last bus time."""
+SavedOffset = tuple[int, ...]
+"""Of a node, in the order of `_FIELDS`; snapshots of earlier releases have the first six."""
 _FIELDS = {
     "offset_us": _UNKNOWN, "least_us": _UNKNOWN, "minute": -1, "run": 0, "left": 0, "last_us": 0,
+    "second": 0, "heard_us": 0,
 }  # fmt: skip
-"""With what each is before a node's first record."""
+"""With what each is before a node's first record: offset, least of the minute, minute, run, the run
+before, last bus time; the last second, and the last bus time, of what was not late."""
 
 
 class Offsets:
@@ -44,6 +53,10 @@ class Offsets:
     one that seems to have started earlier (the clock was set back) does once
     the current one has been silent for `SILENT_US`: what an agent still holds
     of a former life comes beside its fresh records, and is history.
+
+    What a node sends counts for no earlier second than what it sent before, and
+    after a silence of more than `LATE_US` for the second in which it came: so
+    nobody has to wait for what a silent node may still send.
     """
 
     def __init__(self, table: SlotTable) -> None:
@@ -59,28 +72,28 @@ class Offsets:
                 columns[name] = grown(columns[name], size, before)
 
     def of_records(
-        self, node: NDArray[np.int32], run: I64, delay_us: I64, bus_us: I64
-    ) -> tuple[I64, NDArray[np.bool_]]:
-        """The offset that holds for each record, and whether it is of its node's current run; they
-        are in the order of the log per node."""
+        self, node: NDArray[np.int32], run: I64, time_us: I64, bus_us: I64
+    ) -> tuple[I64, I64]:
+        """The offset that holds for each record, and its second, −1 where it is late or not of its
+        node's current run; they are in the order of the log per node."""
         self._grow()
-        out, current = np.empty(len(node), np.int64), np.empty(len(node), np.bool_)
+        offset, second = np.empty(len(node), np.int64), np.empty(len(node), np.int64)
         order = np.argsort(node, kind="stable")
         ordered = node[order]
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])[: len(order)]
         sizes = np.diff(np.r_[starts, len(order)])
         for turn in range(int(sizes.max(initial=0))):
             rows = order[starts[sizes > turn] + turn]
-            out[rows], current[rows] = self._next(
-                node[rows], run[rows], delay_us[rows], bus_us[rows]
+            offset[rows], second[rows] = self._next(
+                node[rows], run[rows], time_us[rows], bus_us[rows]
             )
-        return out, current
+        return offset, second
 
     def _next(
-        self, node: NDArray[np.int32], run: I64, delay_us: I64, bus_us: I64
-    ) -> tuple[I64, NDArray[np.bool_]]:
+        self, node: NDArray[np.int32], run: I64, time_us: I64, bus_us: I64
+    ) -> tuple[I64, I64]:
         """One record each of different nodes."""
-        now = self._now
+        now, delay_us = self._now, bus_us - time_us
         self._turn_minutes(node, bus_us // _MINUTE_US)
         other = run != now["run"][node]
         later = (run > now["run"][node]) & (run != now["left"][node])
@@ -94,7 +107,28 @@ class Offsets:
         now["least_us"][at] = np.minimum(now["least_us"][at], delay_us[current])
         now["last_us"][at] = np.maximum(now["last_us"][at], bus_us[current])
         # A record that is faster than any before it shows at once that the offset was too great.
-        return np.minimum(now["offset_us"][node], np.where(current, delay_us, _UNKNOWN)), current
+        offset = np.minimum(now["offset_us"][node], np.where(current, delay_us, _UNKNOWN))
+        counts = current & (delay_us - offset <= LATE_US)
+        return offset, self._seconds(node, time_us + offset, bus_us, counts)
+
+    def _seconds(
+        self, node: NDArray[np.int32], true_us: I64, bus_us: I64, counts: NDArray[np.bool_]
+    ) -> I64:
+        """The second of each record that counts, −1 of others."""
+        now = self._now
+        silent = bus_us - now["heard_us"][node] > LATE_US
+        second = -(-np.where(silent, bus_us, true_us) // _SECOND_US)
+        second = np.where(counts, np.maximum(second, now["second"][node]), -1)
+        at = node[counts]
+        now["second"][at] = second[counts]
+        now["heard_us"][at] = np.maximum(now["heard_us"][at], bus_us[counts])
+        return second
+
+    def awaited(self, second: int, bus_us: int) -> bool:
+        """Whether a node that was heard lately may still send something of a second, once all has
+        been read up to a bus time that is later than it."""
+        live = bus_us - self._now["heard_us"] <= LATE_US
+        return bool((live & (self._now["second"] <= second)).any())
 
     def _turn_minutes(self, node: NDArray[np.int32], minute: I64) -> None:
         now = self._now
@@ -125,9 +159,8 @@ class Offsets:
             return None
         for at in np.flatnonzero(now["minute"] >= 0).tolist():
             columns = self._begun if int(now["minute"][at]) == minute else now
-            offset, least, known, run, left, last = (int(columns[x][at]) for x in _FIELDS)
-            if known >= 0:
-                out[self._table.nodes[at]] = (offset, least, known, run, left, last)
+            if columns["minute"][at] >= 0:
+                out[self._table.nodes[at]] = tuple(int(columns[x][at]) for x in _FIELDS)
         return out
 
     def restore(self, saved: Mapping[str, SavedOffset]) -> None:
@@ -135,7 +168,7 @@ class Offsets:
         numbers = {name: self._table.node_id(name) for name in saved}
         self._grow()
         for node, values in saved.items():
-            for name, value in zip(_FIELDS, values, strict=True):
+            for name, value in zip(_FIELDS, values, strict=False):
                 self._now[name][numbers[node]] = value
 
 
@@ -144,6 +177,19 @@ class Timed(NamedTuple):
 
     group: Group
     offset_us: I64
+
+
+def joined(parts: Sequence[Timed]) -> Timed:
+    """Groups of equal slots as one."""
+    groups = [one.group for one in parts]
+    columns: dict[str, Any] = {
+        one.name: np.concatenate(
+            [getattr(group, one.name) for group in groups],
+            axis=1 if one.name in ("gauges", "counters") else 0,
+        )
+        for one in fields(Group)
+    }
+    return Timed(Group(**columns), np.concatenate([one.offset_us for one in parts]))
 
 
 class Buffer:
@@ -169,17 +215,15 @@ class Buffer:
         time_us = np.concatenate([group.time_us for group in groups])
         run = np.concatenate([group.run for group in groups]).astype(np.int64)
         bus = bus_us[index]
-        delay = bus - time_us
-        offset, current = np.empty(len(index), np.int64), np.empty(len(index), np.bool_)
-        offset[order], current[order] = self.offsets.of_records(
-            node[order], run[order], delay[order], bus[order]
+        offset, second = np.empty(len(index), np.int64), np.empty(len(index), np.int64)
+        offset[order], second[order] = self.offsets.of_records(
+            node[order], run[order], time_us[order], bus[order]
         )
-        late = (delay - offset > LATE_US) | ~current
-        second = -(-(time_us + offset) // 1_000_000)
+        late = second < 0
         after = ~late & (second <= self.done_s)
         self.late += int(late.sum())
         self.after += int(after.sum())
-        second[late | after] = -1
+        second[after] = -1
         start = 0
         for group in groups:
             rows = slice(start, start + len(group))
@@ -202,6 +246,13 @@ class Buffer:
     def first_s(self) -> int | None:
         """The earliest second held."""
         return min(self._seconds, default=None)
+
+    def over(self, second: int, watermark_us: int) -> bool:
+        """Whether nothing of a second can come any more, once all has been read up to a bus time."""
+        past_us = watermark_us - second * _SECOND_US
+        return past_us > LATE_US or (
+            past_us > SOON_US and not self.offsets.awaited(second, watermark_us)
+        )
 
     def take(self, second: int) -> list[Timed]:
         """The groups of a second, which is evaluated from now on."""

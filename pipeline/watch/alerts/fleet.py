@@ -15,7 +15,7 @@ from collectors.contract.catalogue import COUNTER_ABSENT
 from collectors.contract.identity import unpack_slot
 from pipeline.decode.batch import Group, Wanted
 from pipeline.decode.slots import SlotTable
-from pipeline.watch.alerts.buffer import Timed
+from pipeline.watch.alerts.buffer import Timed, joined
 from pipeline.watch.alerts.expressions import NEEDS, REASONS
 from pipeline.watch.alerts.rules import Rule, expressions_of
 from pipeline.watch.layout import FleetLayout
@@ -88,7 +88,7 @@ class Fleet:
         for column in self.steps.values():
             column[:] = np.nan
         self._extend()
-        for group, offset_us in sorted(timed, key=lambda one: one.group.slots):
+        for group, offset_us in _apart(timed):
             order = np.lexsort((group.sequence, group.run, group.time_us, group.place))
             for rows in _rounds(group.place[order]):
                 self._round(group.take(order[rows]), offset_us[order[rows]], time_s)
@@ -197,6 +197,18 @@ class Fleet:
             age_us = self._time_us[newest, column] - self._time_us[oldest, column]
             long &= age_us > HOLD_S * 1_000_000
         return newest, oldest
+
+
+def _apart(timed: Iterable[Timed]) -> Iterable[Timed]:
+    """Groups by number of slots; where some of them hold records of one place they are joined, so
+    that it does not matter which fetch brought which."""
+    by_slots: dict[int, list[Timed]] = {}
+    for one in timed:
+        by_slots.setdefault(one.group.slots, []).append(one)
+    for _, some in sorted(by_slots.items()):
+        places = np.concatenate([one.group.place for one in some])
+        alone = len(some) == 1 or len(np.unique(places)) == len(places)
+        yield from some if alone else [joined(some)]
 
 
 def _rounds(place: NDArray[np.int32]) -> Iterable[NDArray[np.intp]]:

@@ -131,6 +131,11 @@ class AlertLog:
             memory.remember(core, saved)
         return core
 
+    @property
+    def out_of_step(self) -> int:
+        """Records of seconds that had been evaluated: none, unless a clock of the bus went back."""
+        return self._core.buffer.after
+
     def begin(self, positions: Mapping[Partition, int], newest_us: int, now_us: int) -> None:
         """Where reading starts, and the newest bus time known (0: none)."""
         followed = {p: o for p, o in positions.items() if not p.topic.endswith(LIVE)}
@@ -225,9 +230,12 @@ class AlertLog:
             second = minute if first is None else min(first, minute)
         else:
             second = self.done_s + 1
-        if second is None or watermark_us <= second * 1_000_000 + LATE_US:
-            return None
-        return second
+        over = second is not None and self._core.buffer.over(second, watermark_us)
+        return second if over else None
+
+    def ready(self, now_us: int) -> bool:
+        """Whether a second may be over, as far as can be told without asking where the log ends."""
+        return self._next(self.frontier.most_us(now_us)) is not None
 
     def _due(self, second: int) -> list[tuple[int, Told]]:
         """What became known of around the GPUs, allocations first."""
@@ -272,6 +280,6 @@ class AlertLog:
     def _count(self) -> None:
         buffer, board = self._core.buffer, self._board
         board.set("alerts_late", buffer.late)
-        board.set("alerts_out_of_step", buffer.after)
+        board.set("alerts_out_of_step", self.out_of_step)
         board.set("alerts_waiting_dropped", sum(one.dropped for one in self._waiting.values()))
         board.set("alerts_open", sum(len(one.index) for one in self._core.engine.open.values()))

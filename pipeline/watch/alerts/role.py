@@ -21,7 +21,6 @@ from collectors.contract.topics import ALERTS, ALLOC
 from collectors.kit.clock import Clock
 from pipeline.health import HealthBoard
 from pipeline.watch.alerts import memory, state
-from pipeline.watch.alerts.buffer import LATE_US
 from pipeline.watch.alerts.follow import TOPICS, AlertLog, AlertOptions
 from pipeline.watch.alerts.publish import Published, messages
 from pipeline.watch.alerts.state import Saved
@@ -110,7 +109,7 @@ class AlertWatch:
         chunks = await consumer.fetch(_FETCH_S, self._options.fetch_records)
         log.take_in(chunks, self._clock.monotonic_us())
         self._board.set("alerts_lost", consumer.lost)
-        if log.frontier.most_us(self._clock.monotonic_us()) > log.done_s * 1_000_000 + LATE_US:
+        if log.ready(self._clock.monotonic_us()):
             ends = await consumer.end_offsets()
             watermark_us = log.frontier.watermark_us(ends, self._clock.monotonic_us())
             more = True

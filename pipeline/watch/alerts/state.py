@@ -48,7 +48,7 @@ class Saved(msgspec.Struct, frozen=True):
     """`topic/partition` → offset."""
     newest_us: int
     began_s: int
-    offsets: dict[str, tuple[int, int, int, int, int, int]]
+    offsets: dict[str, tuple[int, ...]]
     open: dict[str, SavedOpen]
     columns: dict[str, bytes]
     totals: dict[str, list[float]]
