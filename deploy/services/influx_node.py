@@ -47,6 +47,7 @@ def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings
         return docker_run(["--publish", f"127.0.0.1:{port}:8086", IMAGE], "InfluxDB")
     if not binary.is_file():
         _build(cache, may_install=may_install)
+    begin_segments(data / "engine")
     command = [
         binary,
         *("--http-bind-address", f"127.0.0.1:{port}"),
@@ -56,6 +57,14 @@ def _start(cache: Path, data: Path, port: int, *, may_install: bool) -> Settings
         *("--reporting-disabled", "--ui-disabled", "--log-level", "warn"),
     ]
     return spawn(command, data / "influxd.log")
+
+
+def begin_segments(engine: Path) -> bool:
+    """What is due before every start of InfluxDB: `deploy/influxdb/new-segments.sh`.  Whether it
+    could be done; InfluxDB must not run."""
+    script = Path(__file__).parents[1] / "influxdb" / "new-segments.sh"
+    done = subprocess.run(["/bin/sh", str(script), str(engine / "wal")], check=False)  # noqa: S603
+    return done.returncode == 0
 
 
 def at_hand(cache: Path) -> bool:

@@ -16,6 +16,7 @@ from chaos_disk import Disk
 
 ROOT = Path(__file__).parents[2]
 _SERVICES = ROOT / "deploy" / "services" / "services.py"
+_NEW_SEGMENTS = ROOT / "deploy" / "influxdb" / "new-segments.sh"
 
 
 class Target:
@@ -31,20 +32,24 @@ class Target:
         user: str | None = None,
     ) -> None:
         self.name, self.kind = name, kind
-        self._command, self._log = list(command), log
+        self.words, self._log = list(command), log
         self._env = dict(env)
         self._user = user
         self.port: int | None = None
         """Where a service listens."""
+        self.before: Sequence[str] = ()
+        """A command that must succeed before every start."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it, unless it runs."""
         if self.alive:
             return
+        if self.before and subprocess.run(self.before, check=False).returncode != 0:
+            return
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env,
+                self.words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env,
                 user=self._user, cwd="/" if self._user else None,
             )  # fmt: skip
 
@@ -145,6 +150,9 @@ class Services:
             os.environ, user,
         )  # fmt: skip
         target.port = int(state["address"].rpartition(":")[2])
+        if "--engine-path" in target.words:
+            engine = target.words[target.words.index("--engine-path") + 1]
+            target.before = ["/bin/sh", str(_NEW_SEGMENTS), f"{engine}/wal"]
         target.start()
         self.targets.append(target)
 
