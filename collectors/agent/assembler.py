@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import lt
 from typing import NamedTuple
 
 from collectors.agent.columns import Columns
@@ -40,7 +41,8 @@ class _SlotState:
     labels_sent_us: int | None = None
     listed: bool = True
     """Whether the last record has it; a MIG instance can go."""
-    counters: dict[str, float] = field(default_factory=dict[str, float])
+    counters: Sequence[float] = ()
+    """The device's, in the catalogue's order: of each the value that was last given."""
 
 
 class NodeAssembler:
@@ -69,6 +71,7 @@ class NodeAssembler:
         self._device_counters = [
             metric.name for metric in CATALOGUE.counters if not isinstance(metric.read, Own)
         ]
+        self._no_counters = [0.0] * len(self._device_counters)
         self._sequence = 0
         self._label_epoch = 0
 
@@ -159,13 +162,9 @@ class NodeAssembler:
             if state.labels.model != reading.labels.model:
                 state.model = find_model(reading.labels.model)
         state.labels, state.energy_epoch = reading.labels, epoch
-        counters = state.counters
-        for name in self._device_counters:
-            if name in row:
-                value = row[name]
-                changed |= value < counters.get(name, 0)
-                counters[name] = value
-        return changed
+        names, before = self._device_counters, state.counters or self._no_counters
+        state.counters = now = [*map(row.get, names, before)]
+        return changed or any(map(lt, now, before))
 
     def _own_epoch(self, reading: Reading) -> int:
         """The epoch of energy integrated from power: this run's, of this slot."""

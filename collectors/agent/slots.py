@@ -227,8 +227,9 @@ class Slots:
             if own is None:
                 own = window_of(sample)
                 known.exported = own is not None
-            window = joined(late_window(slot), own)
-            out.append(Reading(labels, known.energy_epoch, values, flop=window))
+            late = late_window(slot)
+            window = own if late is None else joined(late, own)
+            out.append(Reading(labels, known.energy_epoch, values, window))
         return out
 
     def labels(self) -> dict[int, SlotLabels]:
