@@ -112,6 +112,13 @@ def _read(settings: NodeSettings, bus: str | None, *, once: bool) -> None:
         backend, clock, settings, spool_path=settings.spool_path, opened=not waits, ticks=ticks
     )
     asyncio.run(_send(source, producer))
+    if once and source.undelivered:
+        raise click.ClickException(
+            f"{source.undelivered} message(s) have not reached {bus}: see the log for the reason, and "
+            "check that the broker answers and has the topics, which the pipeline makes when it "
+            f"starts. What could be kept is in {settings.spool_path}, and the agent's next start "
+            "sends it; --stdout prints instead."
+        )
 
 
 def _without_port(settings: NodeSettings) -> NodeSettings:

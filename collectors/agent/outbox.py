@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
 from collectors.agent.drain import DrainPace, Progress
 from collectors.agent.folded import FoldedLog
 from collectors.agent.memory_queue import Flight, MemoryQueue
 from collectors.agent.outbox_counts import OutboxCounts
-from collectors.agent.patience import Bell, patiently
+from collectors.agent.patience import Bell, limit_from, patiently
 from collectors.agent.reach import Reach
 from collectors.agent.spool import COMPACTED, Kept, Spool, to_its_end
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
@@ -24,6 +23,8 @@ PATIENCE_S = 1.0
 _DISK_RETRY_US = 2_000_000
 _BLOCKED_S = 0.5
 _STOP_S, _STOP_TURN_S = 5.0, 0.05
+_STOP_DRAIN_US = 3_000_000
+"""How long stopping may take for what is on disk, while it leaves."""
 
 
 class Outbox:
@@ -96,7 +97,9 @@ class Outbox:
         stopping = asyncio.create_task(stop.wait())
         try:
             async with asyncio.timeout(None) as limit:
-                stopping.add_done_callback(lambda asked: _limit(limit, asked) or self._bell.ring())
+                stopping.add_done_callback(
+                    lambda asked: limit_from(limit, asked, _STOP_S) or self._bell.ring()
+                )
                 while not stop.is_set():
                     self._bell.quiet()
                     got_on = await self._turn()
@@ -273,15 +276,20 @@ class Outbox:
         """A last attempt where the bus is not known to be away."""
         if self._spool is None:
             self._reach.retry_us = 0
-        while self._is_worth_waiting():
+        until_us = self._clock.monotonic_us() + _STOP_DRAIN_US
+        while self._is_worth_waiting(until_us):
             if not await self._turn():
                 await asyncio.sleep(_STOP_TURN_S)
 
-    def _is_worth_waiting(self) -> bool:
-        """Whether stopping may take a moment longer for what is left."""
-        if self._reach.resting or (self._reach.is_away and self._spool is not None):
+    def _is_worth_waiting(self, until_us: int) -> bool:
+        """Whether stopping may take a moment longer for what is left: on disk until then, and only
+        while it leaves."""
+        spool = self._spool
+        if self._reach.resting or (self._reach.is_away and spool is not None):
             return False
-        return bool(self._waiting) or (self._spool is not None and self._spool.holds_compacted)
+        if self._waiting or spool is None or spool.holds_compacted:
+            return bool(self._waiting) or spool is not None
+        return spool.left > 0 and max(self._clock.monotonic_us(), self._pace.due_us()) < until_us
 
     def _count_dropped(self, count: int, reason: str) -> None:
         if not count:
@@ -290,10 +298,3 @@ class Outbox:
         if self._spool is not None:
             self._spool.add_dropped(count)
         self._folded.error(reason, "messages_dropped count=%d reason=%s", count, reason)
-
-
-def _limit(limit: asyncio.Timeout, asked: asyncio.Task[bool]) -> None:
-    """From the moment at which stopping is asked for, it has only so long."""
-    if not asked.cancelled():
-        with suppress(RuntimeError):  # it has come to its end already
-            limit.reschedule(asyncio.get_running_loop().time() + _STOP_S)

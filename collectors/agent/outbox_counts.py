@@ -19,3 +19,10 @@ class OutboxCounts:
     unspooled: int = 0
     refused: int = 0
     dropped: int = 0
+
+    def undelivered(self, left: int) -> int:
+        """Messages put of which it is not known that the bus has them, where `left` are in memory
+        or on disk, those of earlier processes included."""
+        if not left + self.dropped + self.refused:
+            return 0
+        return max(0, self.put - (self.sent - self.unspooled))

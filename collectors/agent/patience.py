@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 
@@ -43,6 +44,13 @@ class Bell:
 def _settle(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def limit_from(limit: asyncio.Timeout, asked: asyncio.Task[bool], seconds: float) -> None:
+    """From the moment at which something is asked for, what is within `limit` has only so long."""
+    if not asked.cancelled():
+        with suppress(RuntimeError):  # it has come to its end already
+            limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 _T = TypeVar("_T")

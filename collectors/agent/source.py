@@ -47,6 +47,8 @@ class AgentSource:
         self._inventory = site_of(settings.name, [installed_node(settings.name, labels)])
         self.node: NodeAgent | None = None
         """The agent, while it runs."""
+        self.undelivered = 0
+        """Messages of the last run that have not reached the bus."""
 
     @property
     def origin(self) -> Origin:
@@ -87,6 +89,7 @@ class AgentSource:
             await run_stages(stages, ended, self._clock, deadline_s=_DRAIN_S)
         finally:
             following.cancel()
+            self.undelivered = outbox.counts.undelivered(outbox.queued + outbox.progress().left)
             if spool is not None:
                 await spool.close()
 

@@ -133,7 +133,12 @@ class Spool:
             self._unsaved -= count
 
     async def close(self) -> None:
-        """Closes the file; another process may have it then."""
+        """Closes the file, and says what stays in it; another process may have it then."""
+        if self.left:
+            _log.warning(
+                "spool_left records=%d bytes=%d: they stay on disk until the next start sends them",
+                self.left, self.bytes,
+            )  # fmt: skip
         await self._save_dropped()
         await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
         self._executor.shutdown(wait=False)

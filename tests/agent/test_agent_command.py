@@ -161,10 +161,13 @@ def test_truth_changes_while_it_runs(node: FakeNvml, tmp_path: Path) -> None:
     assert all("power_w" in gpu and gpu["down_us"] == 0 for gpu in now)
 
 
-def test_what_cannot_be_sent_is_spooled(node: FakeNvml, tmp_path: Path) -> None:
+def test_what_cannot_be_sent_once_is_spooled_and_said(node: FakeNvml, tmp_path: Path) -> None:
     node.write(eight_gpus())
     done = run(node, tmp_path, "--once", "--bus", "kafka://127.0.0.1:9", "--node", "n1")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "4 message(s) have not reached kafka://127.0.0.1:9" in done.stderr
+    assert "spool_left records=4" in done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "petawatch" / "spool-n1.sqlite").stat().st_size > 0
     # The record, the facts, and that it started and stopped.
     assert "spooled=4" in done.stderr

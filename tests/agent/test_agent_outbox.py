@@ -166,6 +166,28 @@ async def test_stop_with_the_bus_away_keeps_everything(tmp_path: Path) -> None:
     assert line.balanced()
 
 
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_a_stop_empties_the_disk_where_it_can_and_says_what_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, blocked: bool
+) -> None:
+    producer = SwitchedProducer()
+    async with Line(tmp_path / "spool", producer=producer) as line:
+        producer.away = True
+        for number in range(120):
+            line.outbox.put(message(f"{number}"))
+        await line.until(lambda: line.outbox.counts.spooled == 120)
+    assert "spool_left records=120" in caplog.text
+    caplog.clear()
+    producer.away = False
+    if blocked:
+        producer.missing = {GPU}
+    async with Line(tmp_path / "spool", producer=producer) as line:
+        assert line.spool.left == 120
+    assert producer.texts == ([] if blocked else [f"{number}" for number in range(120)])
+    assert ("spool_left records=120" in caplog.text) == blocked
+    assert line.spool.left == (120 if blocked else 0)
+
+
 async def test_stop_while_a_send_hangs_keeps_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
