@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from physics_world import World, layout, places, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from physics_world import START_US, World, layout, places, run
 
+from pipeline.watch.physics.changes import Change, Changes
 from pipeline.watch.physics.detector import ThermalDetector
 from pipeline.watch.physics.findings import Finding
+from pipeline.watch.physics.settings import PhysicsSettings
 
 LEARNT_S = 2_400.0
 
@@ -85,7 +90,76 @@ def test_the_power_brake_is_told_at_once_of_the_widest_place():
     ]
     braked[4:32] = 0
     made = detector.update(world.time_us + 1, said._replace(brake_us_per_s=braked))
-    assert [(one.scope, one.index, len(one.gpus)) for one in made.findings] == [("node", 0, 4)]
+    assert [(one.scope, one.index, len(one.gpus)) for one in made.findings] == [("rack", 0, 4)]
+    braked[:] = 0
+    assert detector.update(world.time_us + 2, said._replace(brake_us_per_s=braked)).findings == []
+
+
+def test_a_braked_node_elsewhere_leaves_a_braked_rack_what_it_is():
+    world = World(layout(3))
+    detector = ThermalDetector(world.floor)
+    said = world.tick()
+    braked = np.zeros(world.floor.gpus, np.float32)
+    for first, last, found in (
+        (0, 32, {("rack", 0)}),
+        (40, 48, {("rack", 0), ("node", 5)}),
+        (48, 64, {("rack", 0), ("rack", 1)}),
+    ):
+        braked[first:last] = 900_000
+        world.time_us += 1_000_000
+        made = detector.update(world.time_us, said._replace(brake_us_per_s=braked))
+        assert {(one.scope, one.index) for one in made.findings} == found
+    restored = ThermalDetector(world.floor)
+    restored.restore(detector.save())
+    made = restored.update(world.time_us + 1, said._replace(brake_us_per_s=braked))
+    assert [one.since_us for one in made.findings] == [START_US + 2_000_000, START_US + 3_000_000]
+
+
+def test_a_fault_that_ends_is_one_finding_with_one_end():
+    world = World(layout())
+    detector = ThermalDetector(world.floor)
+    run(detector, world, 1_500)
+    world.factor[32:64], world.inlet_c[32:64] = 1.3, 28.0
+    seen = [run(detector, world, 300)]
+    world.factor[32:64], world.inlet_c[32:64] = 1.0, 23.0
+    seen.append(run(detector, world, 600))
+    told = [{(one.scope, one.index) for one in made.findings} for made in (*seen[0], *seen[1])]
+    begins = [now - before for before, now in pairwise([set[tuple[str, int]](), *told])]
+    assert [one for one in begins if one] == [{("rack", 1)}]
+    assert told[299] == {("rack", 1)}
+    assert told[-1] == set()
+
+
+@given(st.permutations(range(8)), st.permutations(range(4)))
+@settings(max_examples=12, deadline=None)
+def test_how_gpus_of_a_node_and_nodes_of_a_rack_are_numbered_does_not_matter(
+    gpus: list[int], nodes: list[int]
+):
+    """Of what a rack's GPUs show, the same is added up in whatever order."""
+    rng = np.random.default_rng(5)
+    floor = layout(2)
+    order = np.concatenate(
+        [[node * 8 + gpu for node in nodes for gpu in gpus], np.arange(32, 64)]
+    ).astype(np.intp)
+    straight, mixed = (Changes(floor.places, PhysicsSettings(warm_up_s=3.0)) for _ in range(2))
+    found: list[dict[str, Change]] = []
+    for tick in range(12):
+        residual = rng.normal(0.0, 0.3, 64).astype(np.float32)
+        residual[:32] += np.float32(0.5 * max(0, tick - 7))
+        rise = rng.uniform(5, 30, 64).astype(np.float32)
+        ok, held, gap = np.ones(64, np.bool_), np.zeros(64, np.bool_), np.zeros(64, np.float32)
+        known = np.full(64, 0.001, np.float32)
+        found = []
+        for changes, by in ((straight, np.arange(64)), (mixed, order)):
+            changes.follow(residual[by], rise[by], ok, 1.0, held)
+            found.append(changes.measure(rise[by], known, gap, ok, 1.0, held))
+    one, two = found
+    inverse = np.argsort(nodes)
+    assert np.allclose(two["node"].sigmas[:4][inverse], one["node"].sigmas[:4], rtol=1e-3)
+    for scope in ("rack", "hall", "site"):
+        assert np.allclose(two[scope].offset_c, one[scope].offset_c, atol=1e-4)
+        assert np.allclose(two[scope].sigmas, one[scope].sigmas, rtol=1e-3, atol=1e-3)
+    assert one["rack"].sigmas[0] > 1
 
 
 def test_the_order_of_gpus_does_not_matter():

@@ -1,4 +1,4 @@
-"""Sudden changes: the residual of the last seconds against that of the last minute.
+"""Sudden changes: the residual of the last seconds against that of the last half minute.
 
 A place's change is the weighted mean of its GPUs' changes, whole degrees and
 noise of each average out; it is measured in units of its own noise, which is
@@ -23,25 +23,27 @@ Bools = NDArray[np.bool_]
 State = dict[str, NDArray[Any]]
 
 _SAMPLES = 3
+"""So many in a row say the same before it is told: a single step that the lags get wrong does not."""
 _SURE = 0.04
 """Relative variance of a resistance, up to which a GPU has worked before: a node is judged where
 half of its GPUs have."""
 _OTHERS, _REST = 3, 1.0
 """A node is compared with the rest of its rack where that is so many nodes, and says as much."""
-_MISFIT, _MISFIT_WEIGHT, _MISFIT_S = 0.03, 2e5, 7_200.0
-"""Part of a step of the rise that the lags may get wrong for a while, until it is known
-better; the weight of that in °C⁴·s, and how long what is known better is remembered."""
-
-
-_CALM = 0.25
-"""Part of a node's variance that load may be, for the longer mean to be compared with."""
-_LONG_SIGMAS = 0.9
-"""What shows of a rack against the longer mean alone counts so much: inlets have wandered."""
+_MISFIT, _LEAST_MISFIT, _MISFIT_WEIGHT, _MISFIT_S = 0.03, 0.02, 2e5, 7_200.0
+"""Part of a step of the rise that the lags may get wrong for a while, until it is known better, and
+at least; the weight of that in °C⁴·s, and how long what is known better is remembered."""
+_USUAL_S, _BEYOND_USUAL, _MOST_C2 = 900.0, 3.0, 400.0
+"""Steps so many times as large (in squares) as those of the last while are new: what the lags get
+wrong of usual ones is in the learnt noise; steps count up to so many °C²."""
+_DOUBTS = {"node": 1.5, "rack": 0.5, "hall": 1.0, "site": 1.0}
+"""Part of the doubt's variance that counts: over the nodes of a rack most of it cancels."""
+_CALM = 0.1
+"""Part of a node's variance that doubt may be, for a node to be judged that never worked."""
 
 
 class Change(NamedTuple):
     """Of the places of a level: °C as an offset, °C as a part of the rise, and how many sigmas the
-    larger of the two is."""
+    larger of the two has been at least in the last few samples."""
 
     offset_c: Floats
     carried_c: Floats
@@ -55,22 +57,26 @@ class Changes:
         g = len(places.node.of_gpu)
         self._places, self._settings = places, settings
         self.fast: Floats = np.full(g, np.nan, np.float32)
-        self.base: Floats = np.full((2, g), np.nan, np.float32)
-        """Of the shorter and of the longer mean."""
-        self.rise_base: Floats = np.full((2, g), np.nan, np.float32)
+        self.base: Floats = np.full(g, np.nan, np.float32)
+        self.rise_base: Floats = np.full(g, np.nan, np.float32)
         self._misfit: Floats = np.zeros((2, g), np.float32)
         self._unrest: Floats = np.zeros((2, g), np.float32)
-        """The squares of the largest steps that both means still remember, °C²."""
+        """The squares of the largest steps that the mean still remembers, °C²: of those beyond
+        usual, and of all."""
+        self._usual: Floats = np.zeros(g, np.float32)
+        """Mean square of the steps of the last while, °C²."""
         self.gpu_noise = Noise(g, 1.0, FLOOR_GPU_C)
         self._noise = {level.scope: noises(level) for level in places.levels}
-        self._long_noise = {level.scope: noises(level) for level in places.levels[:2]}
         self._watched_s = {level.scope: np.zeros(level.size, np.float32) for level in places.levels}
+        self._before = {
+            level.scope: np.zeros((_SAMPLES - 1, level.size), np.float32) for level in places.levels
+        }
+        """Sigmas of the samples before."""
         self._seen_s: Floats = np.zeros(g, np.float32)
         self.above: Floats = np.zeros((2, g), np.float32)
         """s and ticks for which a GPU has been beyond its level."""
         self.change: Floats = np.zeros(g, np.float32)
-        """°C over the shorter mean, and over the longer one."""
-        self.long_change: Floats = np.zeros(g, np.float32)
+        """°C over the mean."""
         self.trusted: Bools = np.zeros(g, np.bool_)
         self.gpu_sigmas: Floats = np.zeros(g, np.float32)
 
@@ -80,30 +86,32 @@ class Changes:
         """Takes a tick in; where `held`, the baseline stays what it was."""
         fresh = trusted & np.isnan(self.fast)
         if fresh.any():
-            self.fast[fresh] = self.base[:, fresh] = residual_c[fresh]
-            self.rise_base[:, fresh] = rise_c[fresh]
+            self.fast[fresh] = self.base[fresh] = residual_c[fresh]
+            self.rise_base[fresh] = rise_c[fresh]
         settings = self._settings
         quick = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(settings.fast_s))
+        slow = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(settings.baseline_s))
         residual = np.where(trusted, residual_c, np.float32(0))
-        rise = np.where(trusted, rise_c, np.float32(0))
         self.fast += quick * (residual - self.fast)
-        for at, span_s in enumerate((settings.baseline_s, settings.long_baseline_s)):
-            slow = trusted * -np.expm1(-np.float32(1) * dt_s / np.float32(span_s))
-            self.rise_base[at] += slow * (rise - self.rise_base[at])
-            slow *= ~held
-            self.base[at] += slow * (residual - self.base[at])
+        self.rise_base += slow * (np.where(trusted, rise_c, np.float32(0)) - self.rise_base)
+        slow *= ~held
+        self.base += slow * (residual - self.base)
         self.trusted = trusted
-        self.change, self.long_change = np.where(trusted, self.fast - self.base, np.float32(0))
+        self.change = np.where(trusted, self.fast - self.base, np.float32(0))
 
     def forget(self, gpus: Bools) -> None:
         """What was known of some GPUs' last minute holds no longer."""
         for column in (self.fast, self.base, self.rise_base):
-            column[..., gpus] = np.nan
+            column[gpus] = np.nan
+
+    def begin_anew(self, gpus: Bools) -> None:
+        """What was is over for some GPUs: from now on they are compared with what they are now."""
+        self.base[gpus] = self.fast[gpus]
 
     def shift(self, rows: slice, expected_c: Floats) -> None:
         """Some GPUs are expected to be warmer by so much from now on: no change of theirs."""
         self.fast[rows] -= expected_c
-        self.base[:, rows] -= expected_c
+        self.base[rows] -= expected_c
 
     def measure(
         self,
@@ -118,9 +126,9 @@ class Changes:
         `gap_c` what a lost sample may have hidden; only who is `ok` is judged."""
         ok = ok & self.trusted
         learns = ok & ~held
-        jump, doubt = self._doubt(0, rise_c, known, gap_c, ok, step_s)
+        jump, doubt, own = self._doubt(rise_c, known, gap_c, ok, step_s)
         known_s = self._seen_s >= self._settings.warm_up_s
-        self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + doubt.any**2)
+        self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + own)
         self._above(step_s)
         self._seen_s += ok * np.float32(step_s)
         square = jump * jump
@@ -128,56 +136,32 @@ class Changes:
         self.gpu_noise.note(self.change, learns & (square < 4) & (gap_c < 0.1), step_s)
         rise = np.where(ok, np.maximum(rise_c, 0), np.float32(0))
         kept = np.stack([ok & held, learns & (known < _SURE)]).astype(np.float32)
-        weight = self._weight(doubt, learns)
-        found = self._levels(sums_of(self.change, weight, rise, doubt, kept), step_s)
-        doubt = self._doubt(1, rise_c, known, gap_c, ok, step_s)[1]
-        weight = self._weight(doubt, learns)
-        self._long(sums_of(self.long_change, weight, rise, doubt, kept), found, step_s)
-        return found
+        weight = learns / (self.gpu_noise.variance + doubt.any * doubt.any)
+        return self._levels(sums_of(self.change, weight, rise, doubt, kept), step_s)
 
     def _doubt(
-        self, at: int, rise_c: Floats, known: Floats, gap_c: Floats, ok: Bools, step_s: float
-    ) -> tuple[Floats, Doubt]:
-        """The rise over that of a mean, °C, and what that may have been taken wrong by."""
-        zero, settings = np.float32(0), self._settings
-        jump = np.where(ok, rise_c - self.rise_base[at], zero)
-        span_s = (settings.baseline_s, settings.long_baseline_s)[at]
-        # What a step was taken wrong by is still in the means when it is over.
-        unrest = self._unrest[at]
-        unrest *= np.float32(np.exp(-2 * step_s / span_s))
-        np.maximum(unrest, jump * jump, out=unrest)
+        self, rise_c: Floats, known: Floats, gap_c: Floats, ok: Bools, step_s: float
+    ) -> tuple[Floats, Doubt, Floats]:
+        """The rise over that of the mean, °C; what that may have been taken wrong by, beyond what
+        it usually is; and its variance for a single GPU, °C²."""
+        zero = np.float32(0)
+        jump = np.where(ok, rise_c - self.rise_base, zero)
+        square = np.minimum(jump * jump, np.float32(_MOST_C2))
+        excess = np.maximum(square - np.float32(_BEYOND_USUAL) * self._usual, zero)
+        gain = ok * np.float32(-np.expm1(-step_s / _USUAL_S))
+        self._usual += gain * (square - self._usual)
+        # What a step was taken wrong by is still in the mean when it is over.
+        self._unrest *= np.float32(np.exp(-2 * step_s / self._settings.baseline_s))
+        np.maximum(self._unrest[0], excess, out=self._unrest[0])
+        np.maximum(self._unrest[1], square, out=self._unrest[1])
         prior = np.maximum(np.where(ok, known, zero), 0) + np.float32(_MISFIT**2)
         unknown = prior * np.float32(_MISFIT_WEIGHT) + self._misfit[0]
         unknown /= np.float32(_MISFIT_WEIGHT) + self._misfit[1]
+        np.maximum(unknown, np.float32(_LEAST_MISFIT**2), out=unknown)
         hidden = gap_c * gap_c
-        signed = np.copysign(np.sqrt(jump * jump * unknown + hidden), jump)
-        return jump, Doubt(signed, np.sqrt(unrest * unknown + hidden))
-
-    def _weight(self, doubt: Doubt, learns: Bools) -> Floats:
-        return learns / (self.gpu_noise.variance + doubt.any * doubt.any)
-
-    def _long(self, sums: Floats, found: dict[str, Change], step_s: float) -> None:
-        """Takes in what shows against the longer mean, where that is more: what grows for a
-        minute.  Of a node only while its work is steady."""
-        node, rack = self._places.levels[:2]
-        of_node = node.add(sums)
-        of_node[-2:] *= of_node[-2:]
-        of_rack = rack.add(of_node)
-        self._beside(of_node, of_rack)
-        for level, total in ((node, of_node), (rack, of_rack)):
-            pair = self._long_noise[level.scope]
-            one = self._of_level(level, total, step_s, pair)
-            clear = one.sigmas * np.float32(1.0 if level is node else _LONG_SIGMAS)
-            if level is node:
-                weight = np.maximum(total[0], np.float32(1e-9))
-                clear *= total[9] / (weight * weight) < _CALM * pair[0].variance
-            before = found[level.scope]
-            more = clear > before.sigmas
-            found[level.scope] = Change(
-                np.where(more, one.offset_c, before.offset_c),
-                np.where(more, one.carried_c, before.carried_c),
-                np.where(more, clear, before.sigmas),
-            )
+        signed = np.copysign(np.sqrt(excess * unknown + hidden), jump)
+        doubt = Doubt(signed, np.sqrt(self._unrest[0] * unknown + hidden))
+        return jump, doubt, self._unrest[1] * unknown + hidden
 
     def _levels(self, sums: Floats, step_s: float) -> dict[str, Change]:
         out: dict[str, Change] = {}
@@ -187,11 +171,11 @@ class Changes:
         of_node[-2:] *= of_node[-2:]
         of_rack = rack.add(of_node)
         self._beside(of_node, of_rack)
-        out["node"] = self._of_level(node, of_node, step_s, self._noise["node"])
-        out["rack"] = self._of_level(rack, of_rack, step_s, self._noise["rack"])
+        out["node"] = self._of_level(node, of_node, step_s)
+        out["rack"] = self._of_level(rack, of_rack, step_s)
         of_hall = hall.add(of_rack)
-        out["hall"] = self._of_level(hall, of_hall, step_s, self._noise["hall"])
-        out["site"] = self._of_level(site, site.add(of_hall), step_s, self._noise["site"])
+        out["hall"] = self._of_level(hall, of_hall, step_s)
+        out["site"] = self._of_level(site, site.add(of_hall), step_s)
         return out
 
     def _beside(self, of_node: Floats, of_rack: Floats) -> None:
@@ -231,49 +215,56 @@ class Changes:
         self._misfit[1] += part * jump * jump
         np.maximum(self._misfit[0], self._misfit[1] * np.float32(1e-5), out=self._misfit[0])
 
-    def _of_level(
-        self, level: Level, sums: Floats, step_s: float, noise: tuple[Noise, Noise]
-    ) -> Change:
+    def _of_level(self, level: Level, sums: Floats, step_s: float) -> Change:
         """Generalised least squares of both signatures, with an offset that wanders by itself."""
         weight, cross, carried, cross_carried, square = sums[:5]
         held, sure = sums[7:9]
-        doubt, doubt_carried = np.sqrt(sums[9:] + (level.scope != "node") * np.square(sums[5:7]))
+        any_c2 = sums[9:] + (level.scope != "node") * np.square(sums[5:7])
+        doubt, doubt_carried = np.float32(_DOUBTS[level.scope]) * any_c2
         total = np.maximum(weight, np.float32(1e-9))
-        wander, scatter = noise
+        wander, scatter = self._noise[level.scope]
         offset = cross / total
-        doubt = doubt / total
-        own = wander.variance + doubt * doubt
+        doubt = doubt / (total * total)
+        own = wander.variance + doubt
         part = own / (1 + own * total)
         # What the wandering offset may explain is taken from both sides.
         left = np.maximum(square - part * carried * carried, 1e-3 * square + 1e-6)
         ratio = (cross_carried - part * carried * cross) / left
-        doubtful = doubt_carried / np.maximum(square, np.float32(1e-6))
+        doubtful = doubt_carried / np.square(np.maximum(square, np.float32(1e-6)))
         watched = self._watched_s[level.scope]
-        if noise is self._noise[level.scope]:
-            watched += (weight > 0) * np.float32(step_s)
+        watched += (weight > 0) * np.float32(step_s)
         known = (watched >= self._settings.warm_up_s).astype(np.float32)
         if level.scope == "node":
-            known *= sure >= 0.5 * level.gpus
+            known *= (sure >= 0.5 * level.gpus) | (doubt < _CALM * wander.variance)
         sigmas = np.maximum(
-            offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful * doubtful)
+            offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful)
         )
-        quiet = (weight > 0) & (held <= 0) & (doubt * doubt < 4 * wander.variance)
+        quiet = (weight > 0) & (held <= 0) & (doubt < 4 * wander.variance)
         wander.note(offset, quiet, step_s)
         scatter.note(ratio * np.sqrt(left), quiet, step_s)
-        return Change(offset, ratio * np.sqrt(square / total), known * sigmas)
+        lasting = self._lasting(level, known * sigmas, weight > 0)
+        return Change(offset, ratio * np.sqrt(square / total), lasting)
+
+    def _lasting(self, level: Level, sigmas: Floats, told: Bools) -> Floats:
+        """The least of the last few samples of those places that say something."""
+        before = self._before[level.scope]
+        out = np.minimum(sigmas, before.min(axis=0)) * told
+        before[:-1] = np.where(told, before[1:], before[:-1])
+        before[-1] = np.where(told, sigmas, before[-1])
+        return out
 
     def state(self) -> State:
         """All that was learnt, as arrays."""
         kept: State = {
             "fast": self.fast, "base": self.base, "rise_base": self.rise_base,
-            "misfit": self._misfit, "unrest": self._unrest, "gpu_variance": self.gpu_noise.variance,
+            "misfit": self._misfit, "unrest": self._unrest, "usual": self._usual, "gpu_variance": self.gpu_noise.variance,
             "gpu_seen": self.gpu_noise.seen, "seen_s": self._seen_s,
             "above": self.above,
         }  # fmt: skip
         for scope, watched in self._watched_s.items():
             kept[f"{scope}_watched_s"] = watched
-        longer = {f"{scope}_long": pair for scope, pair in self._long_noise.items()}
-        for scope, pair in (self._noise | longer).items():
+            kept[f"{scope}_before"] = self._before[scope]
+        for scope, pair in self._noise.items():
             for name, noise in zip(("wander", "scatter"), pair, strict=True):
                 kept[f"{scope}_{name}_variance"] = noise.variance
                 kept[f"{scope}_{name}_seen"] = noise.seen

@@ -220,7 +220,7 @@ class ThermalDetector:
         }  # fmt: skip
         return {
             "own": own, "model": self._model.state(), "outliers": self._outliers.state(),
-            "brake": {"since_us": self._brake.since_us}, **self._judge.parts(),
+            "brake": self._brake.state(), **self._judge.parts(),
         }  # fmt: skip
 
     def restore(self, data: bytes) -> None:
@@ -239,7 +239,7 @@ class ThermalDetector:
         self._ratio_due_s = float(own["ratio_due_s"][0])
         self._model.load(parts["model"])
         self._outliers.load(parts["outliers"])
-        self._brake.since_us = parts["brake"]["since_us"]
+        self._brake.load(parts["brake"])
         self._judge.load(parts)
 
 

@@ -53,6 +53,8 @@ class Moment(NamedTuple):
     """What lost samples, or work that was never seen, may hide, °C."""
     resistance_variance: Floats
     """Relative to the resistance."""
+    unused_c: Floats
+    """What work that was not seen for long may hide, °C."""
 
 
 class Judge:
@@ -113,14 +115,17 @@ class Judge:
         self._since_drift_s += m.step_s
         if self._since_drift_s >= EVERY_S:
             span_s, self._since_drift_s = self._since_drift_s, 0.0
-            self._drift.follow(changes.fast, m.variance_c2, m.trusted, span_s)
+            doubt = m.variance_c2 + m.unused_c * m.unused_c
+            self._drift.follow(changes.fast, doubt, m.trusted, span_s)
             self._creeping(m, self._drift.measure(m.trusted & ~self.held, span_s))
         self._refine(m.time_us)
 
     def _close(self, m: Moment) -> None:
         if self._findings.open:
             creeping = self._drift.mean - self._drift.background("gpu")
-            self._findings.follow(self._changes.change, creeping, m.rise_c, m.trusted, m.step_s)
+            sudden = self._changes.change
+            over = self._findings.follow(sudden, creeping, m.rise_c, m.trusted, m.step_s)
+            self._changes.begin_anew(over)
 
     def _sudden(self, m: Moment, found: dict[str, Change]) -> None:
         racks = self._racks_of(found, m)
@@ -131,16 +136,15 @@ class Judge:
             self._explain(m, rack, found)
 
     def _explain(self, m: Moment, rack: int, found: dict[str, Change]) -> None:
-        """Opens what explains best that a rack is out of its place, by either mean."""
+        """Opens what explains best that a rack is out of its place."""
         floor = _FLOOR_C2 + 0.25 * m.noise_c2
-        for change in (self._changes.change, self._changes.long_change):
-            evidence = Evidence(change, floor, m.rise_c, m.trusted)
-            for widest in ("site", "rack"):
-                best = explain(self._places, evidence, rack, widest)
-                score = self._score(best, found)
-                if score >= (1.0 if best.scope in {"gpu", "node"} else _ALMOST):
-                    self._open(m, best, self._changes.change, score, sudden=True)
-                    return
+        evidence = Evidence(self._changes.change, floor, m.rise_c, m.trusted)
+        for widest in ("site", "rack"):
+            best = explain(self._places, evidence, rack, widest)
+            score = self._score(best, found)
+            if score >= (1.0 if best.scope in {"gpu", "node"} else _ALMOST):
+                self._open(m, best, self._changes.change, score, sudden=True)
+                return
 
     def _racks_of(self, found: dict[str, Change], m: Moment) -> NDArray[np.intp]:
         """The racks in which something is out of its place, the worst first."""

@@ -19,13 +19,13 @@ class PhysicsSettings:
     """What is learnt of a place at least before it can be said to have changed."""
     fast_s: float = 2.0
     """Mean of the residual that is looked at for a sudden change …"""
-    baseline_s: float = 20.0
-    """… and the mean that it is compared with."""
-    long_baseline_s: float = 60.0
-    """Another one, for what grows slowly over racks, and over nodes whose work is steady."""
-    fast_sigmas: float = 5.0
-    """A sudden change of a rack, hall or site, in units of its own learnt noise."""
-    fast_node_sigmas: float = 5.0
+    baseline_s: float = 30.0
+    """… and the mean that it is compared with: where inlets wander, near the best for what grows
+    over a minute."""
+    fast_sigmas: float = 4.8
+    """A sudden change of a rack, hall or site, in units of its own learnt noise, for three samples
+    in a row."""
+    fast_node_sigmas: float = 4.8
     fast_node_rise_c: float = 0.5
     fast_gpu_sigmas: float = 7.0
     fast_rise_c: float = 0.35
