@@ -78,7 +78,7 @@ class Notifier:
 
     async def _work(self, stop: asyncio.Event) -> None:
         """One term: from getting the partition to losing it or the bus."""
-        group = self._bus.consumer([self._alerts], GROUP)
+        group = self._bus.consumer([self._alerts], self._options.prefix + GROUP)
         others = self._bus.consumer(self._others, None)
         producer = self._bus.producer()
         started: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +36,13 @@ from pipeline.store.validate import TimeRules, Validator
 from pipeline.watch.figures import moment_of
 from pipeline.watch.frame import encode_frame
 from pipeline.watch.layout import FleetLayout
+from pipeline.watch.lead import Lead
 from pipeline.watch.snapshot import Snapshot
 from pipeline.watch.state import GAUGES, RATES, FleetState
 
 _log = logging.getLogger(__name__)
 _LABELS_EVERY = 30
+GROUP = "petawatch-watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class WatchOptions:
 class Watch:
     """Live figures from the log.
 
+    Of several one publishes (`Lead`); the others know as much, and keep it to themselves.
     `inventory` gives the inventory that holds now; a new layout of it starts
     the state anew.
     """
@@ -76,6 +80,7 @@ class Watch:
         self._options = options
         self._clock = clock
         self._board = board
+        self._lead = Lead(bus, options.prefix + LIVE, options.prefix + GROUP, clock, board)
         self._table = SlotTable()
         wanted = Wanted.of(GAUGES, RATES)
         self._reader = Reader(self._table, wanted)
@@ -114,6 +119,7 @@ class Watch:
         alloc = self._bus.consumer([prefix + ALLOC], None)
         producer = self._bus.producer()
         started: list[Any] = []
+        leading = asyncio.create_task(self._lead.run())
         try:
             for part in (gpu, alloc, producer):
                 await self._start(part, stop)
@@ -125,8 +131,15 @@ class Watch:
                 if self._clock.monotonic_us() >= due_us:
                     due_us += int(self._options.frame_s * 1e6)
                     due_us = max(due_us, self._clock.monotonic_us())
-                    await self._publish(self.messages(), producer)
+                    messages = self.messages()
+                    if self._lead.holds:
+                        await self._publish(messages, producer)
+                if leading.done():
+                    leading.result()
         finally:
+            leading.cancel()
+            with suppress(asyncio.CancelledError):
+                await leading
             for part in started:
                 await part.stop()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from collectors.contract.bus import (
     Bus,
@@ -24,16 +25,20 @@ from pipeline.watch.alerts import memory, state
 from pipeline.watch.alerts.follow import TOPICS, AlertLog, AlertOptions
 from pipeline.watch.alerts.publish import Published, messages
 from pipeline.watch.alerts.state import Saved
+from pipeline.watch.lead import Lead
 
 _log = logging.getLogger(__name__)
-_MOST_UNSENT = 100_000
+GROUP = "petawatch-alerts"
 _FETCH_S = 0.1
 _BEHIND_WALL_US = 5_000_000
 """How far behind the wall clock silence is taken for time after a restart."""
 
 
 class AlertWatch:
-    """Runs the alerts until it is stopped; an absent bus is waited for, and nothing is lost by it."""
+    """Runs the alerts until it is stopped; an absent bus is waited for, and nothing is lost by it.
+
+    Of several one publishes (`Lead`); the others wait, and begin where it ended.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class AlertWatch:
     ) -> None:
         self._bus, self._inventory, self._options = bus, inventory, options
         self._clock, self._board = clock, board
+        self._lead = Lead(bus, options.prefix + ALERTS, options.prefix + GROUP, clock, board)
         self._published = Published()
         self._unsent: deque[Message] = deque()
         self._snapshot: list[Message] = []
@@ -52,26 +58,42 @@ class AlertWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop`."""
-        while not stop.is_set():
-            consumer, producer = self._bus.consumer(self._topics(), None), self._bus.producer()
-            started: list[Consumer | Producer] = []
-            try:
-                for part in (consumer, producer):
-                    await part.start()
-                    started.append(part)
-                log = await self._log_of(consumer)
-                while not stop.is_set():
-                    await self._step(log, consumer, producer)
-            except BusUnavailableError as error:
-                # A new life from the last snapshot: what was sent meanwhile is not sent again.
-                _log.warning("alerts_wait reason=%s", error)
-                self._board.add("bus_unavailable")
-                self._unsent.clear()
-                self._snapshot.clear()
-                await self._clock.sleep(1.0)
-            finally:
-                for part in started:
-                    await part.stop()
+        leading = asyncio.create_task(self._lead.run())
+        try:
+            while not stop.is_set():
+                if leading.done():
+                    leading.result()
+                if self._lead.term:
+                    await self._life(stop)
+                else:
+                    await self._clock.sleep(_FETCH_S)
+        finally:
+            leading.cancel()
+            with suppress(asyncio.CancelledError):
+                await leading
+
+    async def _life(self, stop: asyncio.Event) -> None:
+        """From the last snapshot on, until the term ends or the bus is away: what was sent before
+        is not sent again."""
+        term = self._lead.term
+        consumer, producer = self._bus.consumer(self._topics(), None), self._bus.producer()
+        started: list[Consumer | Producer] = []
+        self._unsent.clear()
+        self._snapshot.clear()
+        try:
+            for part in (consumer, producer):
+                await part.start()
+                started.append(part)
+            log = await self._log_of(consumer)
+            while not stop.is_set() and self._lead.term == term:
+                await self._step(log, consumer, producer)
+        except BusUnavailableError as error:
+            _log.warning("alerts_wait reason=%s", error)
+            self._board.add("bus_unavailable")
+            await self._clock.sleep(1.0)
+        finally:
+            for part in started:
+                await part.stop()
 
     def _topics(self) -> list[str]:
         return [self._options.prefix + name for name in TOPICS]
@@ -109,28 +131,36 @@ class AlertWatch:
         chunks = await consumer.fetch(_FETCH_S, self._options.fetch_records)
         log.take_in(chunks, self._clock.monotonic_us())
         self._board.set("alerts_lost", consumer.lost)
-        if log.ready(self._clock.monotonic_us()):
+        if await self._send(producer) and log.ready(self._clock.monotonic_us()):
             ends = await consumer.end_offsets()
             watermark_us = log.frontier.watermark_us(ends, self._clock.monotonic_us())
             more = True
             while more:
-                more = await self._advance(log, watermark_us, producer)
+                more = self._advance(log, watermark_us)
+                more = await self._send(producer) and more
                 await asyncio.sleep(0)
 
-    async def _advance(self, log: AlertLog, watermark_us: int, producer: Producer) -> bool:
+    def _advance(self, log: AlertLog, watermark_us: int) -> bool:
         alerts, incidents, saved, more = log.advance(watermark_us)
         new = self._published.new(alerts, incidents)
         self._unsent.extend(messages(new, self._options.prefix))
         if saved is not None:
             self._turn += 1
             self._snapshot = state.messages(saved, self._options.prefix, self._turn)
-        await self._send(producer)
         self._board.set("alerts_done_s", log.done_s)
         self._board.set("alerts_repeats", self._published.repeats)
         return more
 
-    async def _send(self, producer: Producer) -> None:
-        """Transitions, then the snapshot that follows them: never the other way about."""
+    async def _send(self, producer: Producer) -> bool:
+        """Transitions, then the snapshot that follows them: never the other way about.
+
+        False where it is not known just now who leads: then they wait, nothing more is evaluated,
+        and another one's term drops them.
+        """
+        if not (self._unsent or self._snapshot):
+            return True
+        if not await self._lead.confirmed():
+            return False
         batch = list(self._unsent)
         if batch:
             await self._sent(producer, batch, "alerts_sent")
@@ -138,6 +168,7 @@ class AlertWatch:
         if self._snapshot:
             snapshot, self._snapshot = self._snapshot, []
             await self._sent(producer, snapshot, "alerts_snapshots")
+        return True
 
     async def _sent(self, producer: Producer, batch: list[Message], counter: str) -> None:
         try:
