@@ -52,7 +52,8 @@ class DuckStore:
 
     `budget_bytes` bounds the file: above it the oldest raw samples go first,
     then the oldest minutes; `dropped` counts the rows that went that way.
-    DuckDB itself keeps within `memory_limit_mb`.
+    DuckDB itself keeps within `memory_limit_mb`, which doubles, up to 16 times, when it fails for
+    want of memory.
     """
 
     hours_a_read = 1

@@ -5,6 +5,7 @@ Everything here blocks; `DuckStore` calls it in threads.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,9 @@ import numpy as np
 from pipeline.series.duck_columns import Columns, tables
 from pipeline.series.port import I32, StoreSetupError, StoreUnavailableError
 
+_log = logging.getLogger(__name__)
+_MOST_MEMORY = 16
+"""Times the memory limit that DuckDB may come to, where it fails for want of memory."""
 _CHECKPOINT_BYTES = 64 * 2**20
 _KEEP_OPEN_MINUTES = 5
 _MOVE_EVERY_MINUTES = 10
@@ -44,8 +48,9 @@ class DuckFile:
 
     def __init__(self, path: Path, *, memory_limit_mb: int, threads: int) -> None:
         self.path = path
+        self.memory_limit_mb = memory_limit_mb
+        self._most_memory_mb = memory_limit_mb * _MOST_MEMORY
         self._config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": f"{memory_limit_mb}MB",
             "threads": threads,
             "checkpoint_threshold": f"{_CHECKPOINT_BYTES}B",
             "temp_directory": str(path.with_suffix(".tmp")),
@@ -66,7 +71,8 @@ class DuckFile:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return duckdb.connect(self.path, config=self._config)
+            limit = {"memory_limit": f"{self.memory_limit_mb}MB"}
+            return duckdb.connect(self.path, config=self._config | limit)
         except duckdb.IOException as error:
             if "lock" in str(error):
                 raise StoreSetupError(
@@ -104,6 +110,7 @@ class DuckFile:
         try:
             yield cursor
         except (duckdb.FatalException, duckdb.InternalException) as error:
+            self._allow_more(error)
             self._reopen()
             raise StoreUnavailableError(f"{self.path}: {error}") from error
         except (
@@ -112,9 +119,24 @@ class DuckFile:
             duckdb.TransactionException,
             duckdb.InterruptException,
         ) as error:
+            if self._allow_more(error):
+                with suppress(duckdb.Error):
+                    cursor.execute(f"SET memory_limit = '{self.memory_limit_mb}MB'")
             raise StoreUnavailableError(f"{self.path}: {error}") from error
         finally:
             cursor.close()
+
+    def _allow_more(self, error: duckdb.Error) -> bool:
+        """Doubles the memory where it was too little, or the same would fail for ever: what a
+        checkpoint needs grows with the site.  Whether that was done."""
+        told = str(error).lower()
+        if "memory" not in told and "failed to pin" not in told:
+            return False
+        if self.memory_limit_mb >= self._most_memory_mb:
+            return False
+        self.memory_limit_mb = min(2 * self.memory_limit_mb, self._most_memory_mb)
+        _log.warning("duckdb_memory_raised limit_mb=%d %s", self.memory_limit_mb, self.path)
+        return True
 
     def _reopen(self) -> None:
         """After a fatal error DuckDB refuses everything until the file is opened anew."""

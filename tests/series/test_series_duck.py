@@ -26,7 +26,7 @@ from series_data import (
 
 from pipeline.series.columns import concat_parts
 from pipeline.series.duck import DuckStore
-from pipeline.series.port import StoreSetupError, WriteBatch
+from pipeline.series.port import StoreSetupError, StoreUnavailableError, WriteBatch
 
 WRITER = """
 import asyncio, sys
@@ -210,3 +210,26 @@ async def test_reads_go_on_while_writing(tmp_path: Path) -> None:
             reads += 1
         await writing
         assert reads > 3
+
+
+def test_too_little_memory_becomes_more_instead_of_failing_for_ever(tmp_path: Path) -> None:
+    async def run() -> int:
+        refusals = stored = 0
+        async with opened(tmp_path / "series.duckdb", memory_limit_mb=8) as store:
+            for number in range(6):
+                parts = unique_parts(
+                    number, 20_000, first_minute=FIRST_MINUTE + number * 20, slots=8
+                )
+                stored += len(parts)
+                for _ in range(6):
+                    try:
+                        await store.write(WriteBatch(minutes=parts))
+                        break
+                    except StoreUnavailableError:
+                        refusals += 1
+            found = await store.minutes(FIRST_MINUTE, FIRST_MINUTE + 1_000)
+        assert len(found) == stored
+        return refusals
+
+    # Each refusal doubles what it may take, up to 16 times.
+    assert 0 < asyncio.run(run()) <= 4
