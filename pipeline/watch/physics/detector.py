@@ -13,7 +13,7 @@ from pipeline.watch.physics.brake import Brake
 from pipeline.watch.physics.findings import Finding
 from pipeline.watch.physics.judge import Judge, Moment
 from pipeline.watch.physics.layout import ThermalLayout
-from pipeline.watch.physics.model import HeatModel
+from pipeline.watch.physics.model import NEW_C, HeatModel
 from pipeline.watch.physics.outliers import Outliers
 from pipeline.watch.physics.saving import State, StateError, pack, unpack
 from pipeline.watch.physics.settings import PhysicsSettings
@@ -113,11 +113,11 @@ class ThermalDetector:
         variance: Floats = self._model.variance(rise) + hidden * hidden
         moment = Moment(
             time_us, step_s, dt_s, residual, rise, trusted, variance, self._model.noise,
-            self._model.known(), hidden, self._model.doubt[2],
+            self._model.known(), hidden, self._model.doubt[2], self._model.unused(rise),
         )  # fmt: skip
         self._judge.follow(moment, said.inlet_c)
         self._learn(core, moment)
-        self._outliers.follow(self._model, step_s, time_us)
+        self._outliers.follow(self._model, self._judge.held, step_s, time_us)
         braked = self._brake.follow(time_us, said.brake_us_per_s, said.fresh)
         findings = [*self._judge.told(), *braked, *self._outliers.told()]
         return self._derived(residual, core, valid, step_s, findings)
@@ -180,7 +180,8 @@ class ThermalDetector:
     def _learn(self, core: Floats, moment: Moment) -> None:
         """Learns of those who are as they should be, or have been otherwise for long."""
         held = self._judge.held
-        odd = held | self._judge.suspicious()
+        odd = held | (self._judge.suspicious() & ~(moment.unused_c > NEW_C))
+        self._model.drop(odd & (self._frozen_s <= 0))
         self._frozen_s = odd * (self._frozen_s + np.float32(moment.step_s))
         limit = np.where(held, np.float32(_HELD_S), np.float32(_FROZEN_S))
         share = np.where(held, np.float32(0), np.float32(_SUSPICIOUS))

@@ -21,7 +21,12 @@ State = dict[str, NDArray[Any]]
 
 EVERY_S = 20.0
 _CLIP_C = 1.5
-_SPREAD_S = 86_400.0
+_SPREAD_S, _SPREAD_FIRST_S = 7 * 86_400.0, 43_200.0
+"""How long what a GPU usually is off by is remembered, and at first."""
+_FIRST_C2, _LEAST_C2, _LOUD = 0.25, 0.09, 4.0
+"""Variance at first, and at least (that of whole degrees); a square counts for so many of it."""
+_HALF, _STILL, _CLEAR = 0.5, 0.7, 3.0
+"""Of its level: what makes a place suspicious, what is not over yet, and what counts thrice."""
 _SURE = 5.0
 """A residual counts only beyond so many deviations of what is not known of the model."""
 _QUORUM = 0.4
@@ -47,15 +52,20 @@ class Drift:
         """Of each GPU's residual, °C."""
         self._doubt: Floats = np.zeros(g, np.float32)
         """Variance of what was expected while that was seen, °C²."""
-        self._spread: Floats = np.full(g, 0.25, np.float32)
         self._rack: Floats = np.zeros(places.rack.size, np.float32)
         self._hall: Floats = np.zeros(places.hall.size, np.float32)
         sizes = {"gpu": g, **{level.scope: level.size for level in places.levels}}
+        self._spread = {
+            scope: np.full(size, _FIRST_C2, np.float32) for scope, size in sizes.items()
+        }
+        """Variance of what each place usually is off by, °C²."""
+        self._seen_s = {scope: np.zeros(size, np.float32) for scope, size in sizes.items()}
         self._above_s = {scope: np.zeros(size, np.float32) for scope, size in sizes.items()}
         """For how long each place has been beyond its level."""
         self._span_s = 0.0
         self.level: Floats = np.full(g, np.inf, np.float32)
         """From which °C on a GPU is told of."""
+        self._suspicious: Bools = np.zeros(g, np.bool_)
 
     def follow(
         self, residual_c: Floats, variance_c2: Floats, trusted: Bools, span_s: float
@@ -89,44 +99,50 @@ class Drift:
         self._share(mean, weight)
         of_rack = self._rack[places.rack.of_gpu]
         own = ok * (mean - of_rack)
-        self.level = np.maximum(
-            np.float32(settings.slow_gpu_rise_c),
-            np.maximum(
-                settings.slow_sigmas * np.sqrt(self._spread), np.float32(_SURE) * np.sqrt(doubt)
-            ),
-        )
-        self._note(own, ok, span_s)
+        self.level = self._level("gpu", settings.slow_gpu_rise_c, np.sqrt(doubt))
+        self._note("gpu", own, ok)
         sums = np.stack([weight, weight * own, weight * np.sqrt(doubt), ok.astype(np.float32)])
         node = places.node.add(sums)
         rack = places.rack.add(node)
-        return {
+        hall = places.hall.add(rack)
+        out = {
             "gpu": Drifted(own, own / self.level),
-            "node": self._of(node, node[1], settings.slow_node_rise_c, places.node.gpus),
+            "node": self._of("node", node, node[1], settings.slow_node_rise_c),
             "rack": self._of(
-                rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c, places.rack.gpus
+                "rack", rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c
             ),
-            "hall": self._of(
-                places.hall.add(rack),
-                places.hall.add(rack)[0] * self._hall,
-                settings.slow_hall_rise_c,
-                places.hall.gpus,
-            ),
+            "hall": self._of("hall", hall, hall[0] * self._hall, settings.slow_hall_rise_c),
         }
+        self._suspect(out)
+        return out
+
+    def _suspect(self, drifted: dict[str, Drifted]) -> None:
+        odd = drifted["gpu"].part > _HALF
+        for level in self._places.levels[:3]:
+            odd |= (drifted[level.scope].part > _HALF)[level.of_gpu]
+        self._suspicious = odd
 
     def lasting(self, scope: str, drifted: Drifted) -> Bools:
         """Places that have been beyond their level for long: work that was never seen before is
         learnt meanwhile, a fault is not.  To be asked once after each `measure`."""
-        above = self._above_s[scope]
-        above += np.float32(self._span_s)
-        above *= drifted.part >= 1
+        above, part = self._above_s[scope], drifted.part
+        above *= part >= _STILL
+        above += (part >= 1) * np.float32(self._span_s) * np.clip(part, 1, _CLEAR)
         return above >= self._settings.slow_lasts_s
 
-    def _of(self, sums: Floats, total: Floats, level_c: float, gpus: NDArray[np.intp]) -> Drifted:
+    def _of(self, scope: str, sums: Floats, total: Floats, least_c: float) -> Drifted:
         weight = np.maximum(sums[0], np.float32(1e-9))
         rise = total / weight
-        doubt = sums[2] / weight
-        level = np.maximum(np.float32(level_c), np.float32(_SURE) * doubt)
-        return Drifted(rise, rise / level * (sums[3] >= _QUORUM * gpus))
+        level = self._level(scope, least_c, sums[2] / weight)
+        enough = sums[3] >= _QUORUM * self._places.level(scope).gpus
+        self._note(scope, rise, enough)
+        return Drifted(rise, rise / level * enough)
+
+    def _level(self, scope: str, least_c: float, doubt_c: Floats) -> Floats:
+        """°C from which on places are told of: more than they usually are off by, and than is not
+        known of them."""
+        usual = np.float32(self._settings.slow_sigmas) * np.sqrt(self._spread[scope])
+        return np.maximum(np.float32(least_c), np.maximum(usual, np.float32(_SURE) * doubt_c))
 
     def _share(self, mean: Floats, weight: Floats) -> None:
         """A step of the Huber means of racks and halls towards what they are now."""
@@ -144,11 +160,16 @@ class Drift:
         enough = halls.parts[self._places.rack.parent] >= _SIBLINGS
         return self._rack - self._hall[self._places.rack.parent] * enough
 
-    def _note(self, own: Floats, ok: Bools, span_s: float) -> None:
-        calm = ok & (np.abs(own) < 0.5 * self.level)
-        gain = calm * np.float32(-np.expm1(-span_s / _SPREAD_S))
-        self._spread += gain * (own * own - self._spread)
-        np.maximum(self._spread, np.float32(0.09), out=self._spread)
+    def _note(self, scope: str, off_c: Floats, ok: Bools) -> None:
+        spread, seen = self._spread[scope], self._seen_s[scope]
+        # A fault grows as slowly as this is learnt, and must not become what is usual.
+        square = np.minimum(off_c * off_c, _LOUD * spread)
+        seen += ok * np.float32(self._span_s)
+        first = np.clip(seen, _SPREAD_FIRST_S / 3, _SPREAD_FIRST_S)
+        over_s = np.where(seen < _SPREAD_FIRST_S, first, np.float32(_SPREAD_S))
+        gain = ok * np.float32(self._span_s) / over_s
+        spread += gain * (square - spread)
+        np.maximum(spread, np.float32(_LEAST_C2), out=spread)
 
     def background(self, scope: str) -> Floats:
         """What GPUs of a place of this scope share with what it is compared with, per GPU."""
@@ -160,15 +181,23 @@ class Drift:
         return np.zeros(len(self.mean), np.float32)
 
     def suspicious(self) -> Bools:
-        """GPUs that are warmer than half of what would be told: nothing is learnt of them."""
-        return self.mean > 0.5 * self.level
+        """GPUs that are, or are in a place that is, halfway to being told of: nothing is learnt of
+        them."""
+        return self._suspicious
 
     def state(self) -> State:
         """All that was learnt, as arrays."""
-        return {
-            "mean": self.mean, "doubt": self._doubt, "spread": self._spread, "rack": self._rack, "hall": self._hall,
-            "level": self.level, **{f"{k}_above_s": v for k, v in self._above_s.items()},
+        kept: State = {
+            "mean": self.mean, "doubt": self._doubt, "rack": self._rack, "hall": self._hall,
+            "level": self.level, "suspicious": self._suspicious,
         }  # fmt: skip
+        for scope, above in self._above_s.items():
+            kept[f"{scope}_above_s"] = above
+            kept[f"{scope}_spread"], kept[f"{scope}_seen_s"] = (
+                self._spread[scope],
+                self._seen_s[scope],
+            )
+        return kept
 
     def load(self, state: State) -> None:
         """Takes a state over that `state` gave."""

@@ -53,6 +53,8 @@ class Moment(NamedTuple):
     """What lost samples, or work that was never seen, may hide, °C."""
     resistance_variance: Floats
     """Relative to the resistance."""
+    unused_c: Floats
+    """What work that was not seen for long may hide, °C."""
 
 
 class Judge:
@@ -113,7 +115,8 @@ class Judge:
         self._since_drift_s += m.step_s
         if self._since_drift_s >= EVERY_S:
             span_s, self._since_drift_s = self._since_drift_s, 0.0
-            self._drift.follow(changes.fast, m.variance_c2, m.trusted, span_s)
+            doubt = m.variance_c2 + m.unused_c * m.unused_c
+            self._drift.follow(changes.fast, doubt, m.trusted, span_s)
             self._creeping(m, self._drift.measure(m.trusted & ~self.held, span_s))
         self._refine(m.time_us)
 

@@ -39,8 +39,13 @@ _SPREAD_FLOOR = (4.0, 1.2)
 _KNOWN = 1.6
 """Independent samples that a GPU has said before others of its model learn from it."""
 _PRIOR_EVERY = 64
-_REACH_S = 150.0
+_WAIT_SHARE, _WAIT_S = 0.5, 43_200.0
+"""What is seen waits for so much of what was seen before until it is learnt, and no longer."""
+_NEW_C2, NEW_C = 0.1, 0.1
+"""Where the expected temperature is known less well, °C², or may be so far from it, °C, the work is new."""
+_REACH_S = (150.0, 7_200.0)
 _BEYOND, _BEYOND_FROM, _BEYOND_C = 0.3, 1.15, 2.0
+_UNUSED = 0.15
 """Of a rise so far beyond, or below, what a GPU has shown for minutes the model may be wrong."""
 
 
@@ -61,13 +66,18 @@ class HeatModel:
         """Variance of the expected temperature as a polynomial of the rise: °C², °C, 1."""
         self.noise: Floats = np.full(g, 1.0, np.float32)
         """Variance of the residual, °C²."""
-        self.reach: Floats = np.full((2, g), np.nan, np.float32)
-        """The lowest and the highest rise that each GPU has shown for some minutes, °C."""
+        self.reach: Floats = np.full((2, 2, g), np.nan, np.float32)
+        """The lowest and the highest rise that each GPU has shown for some minutes, °C, and those
+        that it has shown for hours."""
         self._seen: Floats = np.zeros(g, np.float32)
         # Lags of a GPU at steady work say nearly the same for days: what float32 rounds off would
         # add up to more than the prior, and the gains would be of no size at all.
         self._products: Floats = np.zeros((len(self._pairs), g), np.float64)
         self._answers: Floats = np.zeros((k + 1, g), np.float64)
+        self._waiting: Floats = np.zeros((len(self._pairs) + k + 1, g), np.float64)
+        """Products and answers of a while that is not over: if it turns out to have been the
+        beginning of a fault, nothing was learnt from it."""
+        self._waited_s: Floats = np.zeros(g, np.float32)
         first = np.array([_OFFSET_C, *[_GAIN_C] * k])
         spread = np.array([_OFFSET_SPREAD_C, *[_GAIN_SPREAD_C] * k])
         self._prior = np.tile(first, (self._models, 1))
@@ -109,16 +119,23 @@ class HeatModel:
 
     def beyond(self, rise: Floats) -> Floats:
         """What may be wrong because a GPU has not been as hot, or as cool, before, °C."""
-        over = rise - (self.reach[1] * _BEYOND_FROM + _BEYOND_C)
-        under = self.reach[0] / _BEYOND_FROM - _BEYOND_C - rise
+        lowest, highest = self.reach[0]
+        over = rise - (highest * _BEYOND_FROM + _BEYOND_C)
+        under = lowest / _BEYOND_FROM - _BEYOND_C - rise
         return np.fmax(np.fmax(over, under), 0) * _BEYOND
 
+    def unused(self, rise: Floats) -> Floats:
+        """What may be wrong because a GPU has not rested so much for hours, °C: days of work say
+        less of what comes in than least squares claim."""
+        return np.fmax(self.reach[1, 0] / _BEYOND_FROM - _BEYOND_C - rise, 0) * _UNUSED
+
     def _reach_out(self, rise: Floats, trusted: Bools, step_s: float) -> None:
-        new = trusted & np.isnan(self.reach[0])
-        self.reach[:, new] = rise[new]
-        gain = trusted * np.float32(-np.expm1(-step_s / _REACH_S))
-        self.reach[0] += gain * np.fmin(rise - self.reach[0], 0)
-        self.reach[1] += gain * np.fmax(rise - self.reach[1], 0)
+        new = trusted & np.isnan(self.reach[0, 0])
+        self.reach[..., new] = rise[new]
+        for reach, span_s in zip(self.reach, _REACH_S, strict=True):
+            gain = trusted * np.float32(-np.expm1(-step_s / span_s))
+            reach[0] += gain * np.fmin(rise - reach[0], 0)
+            reach[1] += gain * np.fmax(rise - reach[1], 0)
 
     def learn(
         self,
@@ -131,12 +148,14 @@ class HeatModel:
         """Learns from the tick by as much as it counts (0–1), and renews the parameters of `next`."""
         g, parts = len(counts), len(self._since_s)
         self._since_s += step_s
-        self._reach_out(self.rise(), counts > 0, step_s)
+        rise = self.rise()
+        self._reach_out(rise, counts > 0, step_s)
         part = self._learning
         self._learning = (part + 1) % parts
         rows = slice(part * _ROWS, min(g, (part + 1) * _ROWS))
         span_s = float(self._since_s[part])
         self._add(rows, target_c[rows], residual_c[rows], variance_c2[rows], counts[rows], span_s)
+        self._take_in(rows, variance_c2[rows], self.unused(rise)[rows] > NEW_C)
         self._since_s[part] = 0.0
         at = self.next()
         self._solving = at.stop % g
@@ -172,18 +191,40 @@ class HeatModel:
         weight = (counts * share).astype(np.float64) * (span_s / _SAMPLE_S)
         lag = np.where(ok, self.lag[:, rows], zero).astype(np.float64)
         target = np.where(ok, target_c, zero)
-        # Only who says something forgets: silence is no news.
-        keep = np.exp(-counts.astype(np.float64) * (span_s / self._settings.memory_s))
         weighted = [weight, *(weight * one for one in lag)]
         phi = [np.ones_like(weight), *lag]
+        waiting = self._waiting[:, rows]
         for at, (i, j) in enumerate(self._pairs):
-            self._products[at, rows] *= keep
-            self._products[at, rows] += weighted[i] * phi[j]
-        for at, one in enumerate(weighted):
-            self._answers[at, rows] *= keep
-            self._answers[at, rows] += one * target
+            waiting[at] += weighted[i] * phi[j]
+        for at, one in enumerate(weighted, len(self._pairs)):
+            waiting[at] += one * target
+        self._waited_s[rows] += counts * np.float32(span_s)
         known = (counts > 0.5) & (variance_c2 < self.noise[rows])
         self._note_noise(rows, np.minimum(residual * residual, 9 * sigma * sigma), known, span_s)
+
+    def _take_in(self, rows: slice, variance_c2: Floats, new: Bools) -> None:
+        """What waited long enough is learnt; where the work is new, at once."""
+        known_s = self._products[0, rows] * (_WAIT_SHARE * _SAMPLE_S)
+        waited = self._waited_s[rows]
+        due = (waited > 0) & (
+            (waited >= np.minimum(known_s, _WAIT_S)) | (variance_c2 > _NEW_C2) | new
+        )
+        some = np.flatnonzero(due) + rows.start
+        if not some.size:
+            return
+        # Only who says something forgets: silence is no news.
+        keep = np.exp(-self._waited_s[some].astype(np.float64) / self._settings.memory_s)
+        pairs = len(self._pairs)
+        self._products[:, some] = self._products[:, some] * keep + self._waiting[:pairs, some]
+        self._answers[:, some] = self._answers[:, some] * keep + self._waiting[pairs:, some]
+        self._waiting[:, some] = 0.0
+        self._waited_s[some] = 0.0
+
+    def drop(self, gpus: Bools) -> None:
+        """What was seen of some GPUs lately is not to be learnt."""
+        if gpus.any():
+            self._waiting[:, gpus] = 0.0
+            self._waited_s[gpus] = 0.0
 
     def _note_noise(self, rows: slice, square: Floats, known: Bools, span_s: float) -> None:
         """A mean over what was seen, at most over two hours."""
@@ -240,6 +281,7 @@ class HeatModel:
         return {
             "lag": self.lag, "theta": self.theta, "doubt": self.doubt, "noise": self.noise,
             "reach": self.reach, "seen": self._seen, "products": self._products, "answers": self._answers,
+            "waiting": self._waiting, "waited_s": self._waited_s,
             "prior": self._prior, "spread": self._spread, "since_s": self._since_s,
             "turns": np.array([self._learning, self._solving, self._turn]),
         }  # fmt: skip

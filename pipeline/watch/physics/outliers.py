@@ -13,6 +13,7 @@ from pipeline.watch.physics.model import UNIT_W, HeatModel
 from pipeline.watch.physics.settings import PhysicsSettings
 
 Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
 State = dict[str, NDArray[Any]]
 
 _EVERY_S = 60.0
@@ -20,7 +21,9 @@ _DEVIATIONS = 6.0
 _FEWEST = 4
 _LEFT = 0.7
 """Of the level, below which a GPU is no outlier any more."""
-_SURE_C = 2.0
+_SURE_C = 1.5
+_LASTS_S = 1_800.0
+"""How long a GPU is beyond the level until that is steady."""
 _LIKE_W = 0.6
 """Siblings are compared at this part of the power that the hardest working GPU is known at."""
 
@@ -36,33 +39,41 @@ class Outliers:
         self.over_c: Floats = np.zeros(g, np.float32)
         """Over the median of its model at like power."""
         self.top_w: Floats = np.zeros(g, np.float32)
+        self._above_s: Floats = np.zeros(g, np.float32)
         self._due_s = np.zeros(1)
 
-    def follow(self, model: HeatModel, step_s: float, time_us: int) -> None:
-        """Looks at the models once a minute."""
+    def follow(self, model: HeatModel, faulty: Bools, step_s: float, time_us: int) -> None:
+        """Looks at the models once a minute; who is `faulty` is no outlier."""
         self._due_s -= step_s
         if self._due_s[0] > 0:
             return
+        span_s = _EVERY_S - float(self._due_s[0])
         self._due_s[0] = _EVERY_S
         load_w = np.nan_to_num(model.lag[-1]) * np.float32(UNIT_W)
         np.maximum(self.top_w, load_w, out=self.top_w)
-        known = model.known()
+        known = model.known() & ~faulty
         for number in np.unique(self._model_of):
             mine = np.flatnonzero(known & (self._model_of == number))
             if len(mine) >= _FEWEST:
-                self._compare(model, mine, time_us)
+                self._compare(model, mine, span_s, time_us)
 
-    def _compare(self, model: HeatModel, mine: NDArray[np.intp], time_us: int) -> None:
+    def _compare(
+        self, model: HeatModel, mine: NDArray[np.intp], span_s: float, time_us: int
+    ) -> None:
         like_w = _LIKE_W * float(np.median(self.top_w[mine]))
         rise = model.resistance[mine] * np.float32(like_w)
         at_c = model.theta[0, mine] + rise
         off = at_c - np.median(at_c)
         spread = 1.4826 * float(np.median(np.abs(off)))
         level = max(self._settings.outlier_c, _DEVIATIONS * spread)
-        sure = np.sqrt(np.maximum(model.variance(model.rise())[mine], 0)) < _SURE_C
+        alike = np.zeros(len(model.noise), np.float32)
+        alike[mine] = rise
+        sure = np.sqrt(model.variance(alike)[mine]) < _SURE_C
         self.over_c[mine] = off
         held = self.since_us[mine] > 0
-        self.since_us[mine[~held & sure & (off > level)]] = time_us
+        above_s = (self._above_s[mine] + np.float32(span_s)) * (sure & (off > level))
+        self._above_s[mine] = above_s
+        self.since_us[mine[~held & (above_s >= _LASTS_S)]] = time_us
         self.since_us[mine[held & (off < _LEFT * level)]] = 0
 
     def ratio(self, resistance: Floats) -> Floats:
@@ -91,7 +102,10 @@ class Outliers:
 
     def state(self) -> State:
         """All that is known, as arrays."""
-        return {"since_us": self.since_us, "over_c": self.over_c, "top_w": self.top_w, "due_s": self._due_s}  # fmt: skip
+        return {
+            "since_us": self.since_us, "over_c": self.over_c, "top_w": self.top_w,
+            "above_s": self._above_s, "due_s": self._due_s,
+        }  # fmt: skip
 
     def load(self, state: State) -> None:
         """Takes a state over that `state` gave."""

@@ -36,11 +36,11 @@ class PhysicsSettings:
     """Mean of the residual that is compared with the reference for a creeping change."""
     slow_lasts_s: float = 2_400.0
     """For so long a creeping change is beyond its level before it is told."""
-    slow_gpu_rise_c: float = 3.0
-    slow_node_rise_c: float = 2.0
-    slow_rack_rise_c: float = 2.5
-    slow_hall_rise_c: float = 3.5
-    slow_sigmas: float = 6.0
+    slow_gpu_rise_c: float = 2.0
+    slow_node_rise_c: float = 1.4
+    slow_rack_rise_c: float = 1.7
+    slow_hall_rise_c: float = 2.0
+    slow_sigmas: float = 5.5
     outlier_c: float = 8.0
     """Steadily warmer than its siblings at like power, without having become so."""
     clear_ratio: float = 0.4
