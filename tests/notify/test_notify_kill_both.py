@@ -1,6 +1,6 @@
 """`watch` and `notify` killed again and again while a site has faults: a webhook, a real Alertmanager
-and a mailbox each hear of every incident, a silence holds on, and neither store nor books are
-there."""
+and a mailbox each hear of every incident, silences and an acknowledgement made between the kills hold on,
+and neither store nor books are there."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
+from acting import SILENT_NODE, People, desk_of, is_silent, opened
 from aiosmtpd.handlers import Message as MessageHandler
 from aiosmtpd.smtp import SMTP
 from notify_tools import Receiver, receiver
@@ -27,14 +28,13 @@ from test_notify_alertmanager import alertmanager
 
 from collectors.contract.alerts import (
     AlertRecord,
-    Control,
     Delivery,
     Incident,
     parse_alert_record,
 )
-from collectors.contract.bus import Bus, Message
+from collectors.contract.bus import Bus
 from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALERTS, CONTROL, dumps, topic_specs
+from collectors.contract.topics import ALERTS, topic_specs
 from collectors.kit.clock import SystemClock
 from collectors.simulator.source import create
 from pipeline.bus import open_bus
@@ -165,12 +165,13 @@ def told_of(records: Collection[AlertRecord]) -> set[str]:
     return {
         f"{one.id}/{one.notice}" for one in records
         if isinstance(one, Incident) and one.notice and one.concerns == "operator"
-        and one.family != "power" and one.severity != "info"
+        and one.severity != "info" and not is_silent(one)
     }  # fmt: skip
 
 
-async def simulated(bus: Bus, prefix: str, tmp: Path, roles: Roles) -> None:
-    """The site with its faults, and the roles killed meanwhile."""
+async def simulated(bus: Bus, prefix: str, tmp: Path, roles: Roles) -> People:
+    """The site with its faults; the roles are killed meanwhile, and people act while nobody is there
+    to hear it."""
     scenario = tmp / "wrong.toml"
     scenario.write_text(WRONG)
     options = SourceOptions(
@@ -179,19 +180,23 @@ async def simulated(bus: Bus, prefix: str, tmp: Path, roles: Roles) -> None:
     )  # fmt: skip
     producer = bus.producer()
     await producer.start()
-    silence = Control(
-        "silence", "s1", "ops", _CLOCK.wall_us(), {"rule": SILENCED},
-        until_us=_CLOCK.wall_us() + 86_400_000_000,
-    )  # fmt: skip
-    await producer.send([Message(prefix + CONTROL, silence.key, dumps(silence))])
+    people = People(producer, prefix)
+    await people.silence("s1", "rule", SILENCED)
     sending = asyncio.create_task(create(options, _CLOCK).run(producer, asyncio.Event()))
     rng = random.Random(5)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         await _CLOCK.sleep(rng.uniform(1.0, 4.0))
+        while number and not people.taken_on and not opened(await log_of(bus, prefix)):
+            await _CLOCK.sleep(0.2)
         await roles.kill()
+        if number == 0:
+            await people.silence("s2", "node", SILENT_NODE)
+        elif not people.taken_on:
+            await people.take_on(await log_of(bus, prefix))
         await roles.begin()
     await sending
     await producer.stop()
+    return people
 
 
 async def open_at(url: str) -> set[str]:
@@ -214,6 +219,7 @@ def whole(records: list[AlertRecord], hook: Receiver, box: Mailbox, at_am: set[s
     still_open = {name for name in told if last[name].state == "open"}
     rules = {member.rule for one in last.values() for member in one.members}
     happened = {"node_silent", "xid_critical", SILENCED} <= rules
+    happened &= any(one.subject.node == SILENT_NODE for one in last.values())
     heard = wanted <= set(keys_of(hook)) and wanted <= set(box.keys)
     return happened and heard and at_am == still_open
 
@@ -221,8 +227,7 @@ def whole(records: list[AlertRecord], hook: Receiver, box: Mailbox, at_am: set[s
 def check(records: list[AlertRecord], heard: Mapping[str, list[str]]) -> None:
     """Everything came; what came twice may have, by what was written down before."""
     wanted = told_of(records)
-    silenced = {one.id for one in records if isinstance(one, Incident) and one.family == "power"}
-    assert silenced
+    silenced = {one.id for one in records if isinstance(one, Incident) and is_silent(one)}
     for name, keys in heard.items():
         written = [one for one in records if isinstance(one, Delivery) and one.target == name]
         begun = Counter(
@@ -238,6 +243,19 @@ def check(records: list[AlertRecord], heard: Mapping[str, list[str]]) -> None:
         if isinstance(one, Incident) and one.notice
     )
     assert len({key[:2] for key in kinds}) == len(kinds)
+
+
+async def check_acts(bus: Bus, prefix: str, people: People, records: list[AlertRecord]) -> None:
+    """The API still knows what people said, and it is still said of the same incident: that went on
+    under its name in the lives after."""
+    desk = await desk_of(bus, prefix, lambda desk: desk.acknowledged(people.taken_on) is not None)
+    silences = {one.id for one in desk.silences(_CLOCK.wall_us())}
+    assert silences == {"s1", "s2"}
+    revisions = [
+        one.revision for one in records if isinstance(one, Incident) and one.id == people.taken_on
+    ]
+    assert revisions
+    assert revisions == list(range(1, len(revisions) + 1))
 
 
 @pytest.mark.timeout(400)
@@ -259,11 +277,13 @@ async def test_both_killed(kafka_url: str, tmp_path: Path) -> None:
             roles = Roles(environ, tmp_path / "roles.log")
             try:
                 await roles.begin()
-                await simulated(bus, prefix, tmp_path, roles)
+                people = await simulated(bus, prefix, tmp_path, roles)
                 while not whole(await log_of(bus, prefix), hook, box, await open_at(am)):
                     await _CLOCK.sleep(0.2)
             finally:
                 await roles.kill()
-    check(await log_of(bus, prefix), {"hook": keys_of(hook), "mail": box.keys})
+    records = await log_of(bus, prefix)
+    check(records, {"hook": keys_of(hook), "mail": box.keys})
+    await check_acts(bus, prefix, people, records)
     await bus.delete_topics([spec.name for spec in specs])
     await bus.close()
