@@ -15,7 +15,7 @@
 Beside `do`: `event`, `board`, `holder`, `reading` and `finding` tables.  Or, instead
 of all that, `simulator = { minutes, seed }` and its `fault` tables.
 `expect` tables are all transitions to firing and resolved of all rules, but
-for rules in `beside`; `only` plays a long one with these rules alone.
+for rules in `beside`, each within `within` seconds (4); `only` plays a long one with these rules alone.
 """
 
 from __future__ import annotations

@@ -20,13 +20,16 @@ def test_scenario(path: Path, tmp_path: Path) -> None:
     life = played(scenario, tmp_path)
     found = transitions(life, scenario.get("beside", []))
     wanted = [
-        (one["rule"], one["subject"], one["state"], one.get("severity", "warning"), one["at"])
+        (
+            one["rule"], one["subject"], one["state"], one.get("severity", "warning"), one["at"],
+            one.get("within", WITHIN_S),
+        )
         for one in scenario.get("expect", [])
-    ]
+    ]  # fmt: skip
     plain = [row[:4] for row in sorted(found, key=lambda row: (row[:2], row[4]))]
     assert plain == [row[:4] for row in sorted(wanted, key=lambda row: (row[:2], row[4]))], found
     for row in wanted:
-        assert min(abs(row[4] - one[4]) for one in found if one[:4] == row[:4]) <= WITHIN_S, found
+        assert min(abs(row[4] - one[4]) for one in found if one[:4] == row[:4]) <= row[5], found
 
 
 def test_every_rule_has_a_scenario_and_every_scenario_a_rule() -> None:

@@ -44,6 +44,7 @@ class Values:
         self._loaded_idle_w = np.array(idle_w, np.float64)[layout.node]
         self._absent: Floats = np.full(n, np.nan, np.float32)
         self._tick: Any = None
+        self._named: tuple[NDArray[np.int32], Bools] | None = None
         self._cache: dict[tuple[str, str], Floats] = {}
         wanted = {one.text: one for rule in rules for one in expressions_of(rule)}
         of = {name: [x for x in wanted.values() if x.name == name] for name in
@@ -63,6 +64,7 @@ class Values:
     def begin(self, tick: Tick) -> None:
         """Goes on to a second."""
         self._tick = tick
+        self._named = None
         self._cache.clear()
         self.events.clear()
         self.findings.clear()
@@ -156,13 +158,21 @@ class Values:
         the driver names the reason, by the reason of the last sample."""
         tick: Tick = self._tick
         counted = tick.rates[f"throttle_{reason}_us"] * np.float32(1e-6)
-        reasons = tick.gauges["clocks_event_reasons"]
-        known = ~np.isnan(reasons)
-        if not known.any():
-            return counted
-        bits = np.where(known, reasons, 0).astype(np.int32) & REASON_BITS[reason]
-        now = np.where(known, (bits > 0).astype(np.float32), np.float32(np.nan))
-        return np.fmax(counted, now)
+        bits, known = self._reasons()
+        named = (bits & REASON_BITS[reason]) > 0
+        if named.any():
+            return np.fmax(counted, np.where(known, named, np.float32(np.nan)).astype(np.float32))
+        # Nobody names it, as nearly always: then the reasons only say that it is not so.
+        missing = np.isnan(counted) & known
+        return np.where(missing, np.float32(0), counted) if missing.any() else counted
+
+    def _reasons(self) -> tuple[NDArray[np.int32], Bools]:
+        """The reasons that the drivers name, 0 where they say none, and where they are known."""
+        if self._named is None:
+            reasons = self._tick.gauges["clocks_event_reasons"]
+            known = ~np.isnan(reasons)
+            self._named = np.where(known, reasons, 0).astype(np.int32), known
+        return self._named
 
     def _slope(self, one: Expression) -> Floats:
         """Per minute: what a mean of so many seconds lags behind, over those."""
