@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from physics_world import World, layout, places, run
+
+from pipeline.watch.physics.detector import ThermalDetector
 from pipeline.watch.physics.model import HeatModel
 from pipeline.watch.physics.settings import PhysicsSettings
 
@@ -23,3 +26,27 @@ def test_lags_that_say_the_same_for_days_do_not_run_away():
     assert np.abs(model.theta[1:]).max() < 10
     assert np.allclose(model.resistance, 0.06, rtol=0.02)
     assert np.allclose(model.theta[0], 22, atol=0.5)
+
+
+def test_a_rack_is_named_although_one_of_its_gpus_never_spoke():
+    world = World(layout(4, 2), step_s=60.0)
+    detector = ThermalDetector(world.floor)
+    silent = np.arange(world.floor.gpus) == 3
+    found: set[tuple[str, int, str]] = set()
+    for tick in range(720):
+        if tick > 360:
+            world.inlet_c[:16] += 1 / 60
+        said = world.tick(silent)
+        made = detector.update(world.time_us, said).findings
+        found |= {(one.scope, one.index, one.cause) for one in made}
+    assert found == {("rack", 0, "rack_cooling")}
+
+
+def test_quiet_days_of_a_small_site_have_no_findings():
+    world = World(layout(2, 2), step_s=60.0)
+    detector = ThermalDetector(world.floor)
+    found = places(run(detector, world, 86_400))
+    for busy in (True, False):
+        world.held_w = 600.0 if busy else 80.0
+        found |= places(run(detector, world, 43_200))
+    assert found == set()

@@ -67,7 +67,8 @@ def explain(places: Places, evidence: Evidence, within: int, widest: str) -> Exp
     here = np.nan_to_num(evidence.warmer_c[_rack(places, within)])
     amplitude = max(0.5, float(np.percentile(here, 95)))
     variance = evidence.variance_c2 + (_UNEVEN * amplitude) ** 2
-    weight = evidence.ok.astype(np.float32) / variance
+    # Of who never spoke the variance is not known either.
+    weight: Floats = np.where(evidence.ok, 1 / variance, np.float32(0))
     warmer: Floats = np.where(evidence.ok, evidence.warmer_c, np.float32(0))
     rise: Floats = np.where(evidence.ok, np.maximum(evidence.rise_c, 0), np.float32(0))
     one = weight * warmer

@@ -119,15 +119,17 @@ class HeatModel:
 
     def beyond(self, rise: Floats) -> Floats:
         """What may be wrong because a GPU has not been as hot, or as cool, before, °C."""
-        lowest, highest = self.reach[0]
-        over = rise - (highest * _BEYOND_FROM + _BEYOND_C)
-        under = lowest / _BEYOND_FROM - _BEYOND_C - rise
-        return np.fmax(np.fmax(over, under), 0) * _BEYOND
+        return self._outside(self.reach[0], rise) * _BEYOND
 
     def unused(self, rise: Floats) -> Floats:
-        """What may be wrong because a GPU has not rested so much for hours, °C: days of work say
-        less of what comes in than least squares claim."""
-        return np.fmax(self.reach[1, 0] / _BEYOND_FROM - _BEYOND_C - rise, 0) * _UNUSED
+        """What may be wrong because a GPU has not worked, or rested, so for hours, °C: days of
+        other work say less of this than their least squares claim."""
+        return self._outside(self.reach[1], rise) * _UNUSED
+
+    def _outside(self, reach: Floats, rise: Floats) -> Floats:
+        over = rise - (reach[1] * _BEYOND_FROM + _BEYOND_C)
+        under = reach[0] / _BEYOND_FROM - _BEYOND_C - rise
+        return np.fmax(np.fmax(over, under), 0)
 
     def _reach_out(self, rise: Floats, trusted: Bools, step_s: float) -> None:
         new = trusted & np.isnan(self.reach[0, 0])
