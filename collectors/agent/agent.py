@@ -6,23 +6,26 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from collectors.agent.answers import Answer
 from collectors.agent.around import AgentSettings, Around
 from collectors.agent.assembler import NodeAssembler, Reading
+from collectors.agent.beat import Beat, Cancel, Then, through
 from collectors.agent.driver import OPEN, Driver
 from collectors.agent.events import EventDesk
 from collectors.agent.folded import FoldedLog
-from collectors.agent.lanes import Answer, Lanes
+from collectors.agent.lanes import Lanes
 from collectors.agent.memory import give_back
 from collectors.agent.node_facts import FactsKeeper
 from collectors.agent.occupants import Seat
-from collectors.agent.patience import Bell
 from collectors.agent.slots import Slots
 from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import new_run, slot_text
 from collectors.contract.record import NodeRecord, SlotLabels
 from collectors.contract.source import (
     Backend,
+    Device,
     DeviceEvent,
     DriverGoneError,
     RestartNeededError,
@@ -38,6 +41,18 @@ _STARTED_UP = 3
 """Records after which everything that is used has been loaded."""
 _OPEN_PATIENCE_S = 5.0
 _END_S = 2.0
+
+
+class _Tick(NamedTuple):
+    """One that has begun; `inquires` says whether devices are asked for more than readings."""
+
+    time_us: int
+    inquires: bool
+    then: Then
+
+
+def _nothing() -> None:
+    """There is nothing left to end."""
 
 
 class Agent:
@@ -70,7 +85,7 @@ class Agent:
             settings.node, settings.source, backend.origin, settings.interval_s, clock,
             every_s=settings.facts_s,
         )  # fmt: skip
-        self._bell = Bell()
+        self._beat = Beat(clock, settings.interval_s, self._begin_tick, self._ticked)
         self._inquire_us = clock.monotonic_us()
         self._event_clock = EventClock(clock)
         self._assembler: NodeAssembler | None = None
@@ -82,10 +97,9 @@ class Agent:
         """Ticks until `stop` or its end.  Raises RestartNeededError: only a new process can go on."""
         self.say("agent_start")
         stopping = asyncio.create_task(stop.wait())
-        stopping.add_done_callback(lambda _: self._bell.ring())
         try:
             await self.driver.start(_OPEN_PATIENCE_S)
-            await self._tick_on(stopping)
+            await self._beat.run(stopping)
         except RestartNeededError as error:
             _log.error("restart_needed reason=%s", error)
             self.say("driver_mismatch", text=str(error))
@@ -99,43 +113,62 @@ class Agent:
                 await self._around.occupants.end(_END_S)
             await self.driver.end(_END_S)
 
-    async def _tick_on(self, stopping: asyncio.Task[bool]) -> None:
-        interval_us = int(self._settings.interval_s * 1e6)
-        due_us = self._clock.monotonic_us()
-        while not stopping.done():
-            await self.tick()
-            if self._around.on_tick is not None:
-                self._around.on_tick()
-            if self.records == self._settings.ticks:
-                return
-            if self.records == _STARTED_UP:
-                give_back()
-            now_us = self._clock.monotonic_us()
-            due_us += interval_us * max(1, -(-(now_us - due_us) // interval_us))
-            await self._bell.wait((due_us - now_us) / 1e6)
+    def _ticked(self) -> bool:
+        """After a tick; whether there is another."""
+        if self._around.on_tick is not None:
+            self._around.on_tick()
+        if self.records == _STARTED_UP:
+            give_back()
+        return self.records != self._settings.ticks
 
     async def tick(self) -> None:
         """One stamp, one reading of all devices, one record of what came in time.
 
         Raises RestartNeededError.
         """
-        self.driver.due()
-        time_us = self._event_time_us()
-        inquire = self._inquire_is_due()
-        self._slots.begin()
-        answers: dict[int, Answer] = {}
-        if self.driver.state == OPEN:
-            answers = await self._read(inquire=inquire)
+        await through(self._begin_tick)
+
+    def _begin_tick(self, then: Then) -> Cancel:
+        try:
+            self.driver.due()
+            tick = _Tick(self._event_time_us(), self._inquire_is_due(), then)
+            self._slots.begin()
+            if self.driver.state == OPEN:
+                return self._read(tick)
+        except Exception as error:
+            then(error)
         else:
             self._slots.all_are(self.driver.state)
-        readings = self._slots.readings(self.occupant_of, self._lanes.late_window, self._exported)
-        if readings:
-            self._on_record(self._assemble(time_us, readings))
-            self.records += 1
-        for event in self._desk.due():
-            self._on_event(event)
-        if inquire:
-            self._inquire(answers)
+            self._end_tick(tick, {})
+        return _nothing
+
+    def _read(self, tick: _Tick) -> Cancel:
+        settings, devices = self._settings, self._backend.devices()
+        return self._lanes.ask(
+            devices, lambda answers: self._end_tick(tick, answers, devices),
+            inquire=tick.inquires, share_s=settings.interval_s * settings.share,
+            deadline_s=settings.interval_s * settings.budget,
+        )  # fmt: skip
+
+    def _end_tick(
+        self, tick: _Tick, answers: dict[int, Answer], asked: Sequence[Device] = ()
+    ) -> None:
+        try:
+            if asked or self.driver.state == OPEN:
+                self._take(asked, answers)
+            late_window = self._lanes.late_window
+            readings = self._slots.readings(self.occupant_of, late_window, self._exported)
+            if readings:
+                self._on_record(self._assemble(tick.time_us, readings))
+                self.records += 1
+            for event in self._desk.due():
+                self._on_event(event)
+            if tick.inquires:
+                self._inquire(answers)
+        except Exception as error:
+            tick.then(error)
+        else:
+            tick.then(None)
 
     def _inquire_is_due(self) -> bool:
         now_us = self._clock.monotonic_us()
@@ -144,12 +177,7 @@ class Agent:
         self._inquire_us = now_us + int(self._settings.processes_s * 1e6)
         return True
 
-    async def _read(self, *, inquire: bool) -> dict[int, Answer]:
-        settings, devices = self._settings, self._backend.devices()
-        answers = await self._lanes.read(
-            devices, inquire=inquire, share_s=settings.interval_s * settings.share,
-            deadline_s=settings.interval_s * settings.budget,
-        )  # fmt: skip
+    def _take(self, devices: Sequence[Device], answers: dict[int, Answer]) -> None:
         self.late_ticks += len(answers) < len(devices)
         for device in devices:
             try:
@@ -160,7 +188,6 @@ class Agent:
             self._slots.all_are(self.driver.state)
         else:
             self._slots.unlisted({device.slot for device in devices})
-        return answers
 
     def _event_time_us(self) -> int:
         """The tick's stamp; a step of the wall clock begins a new run."""

@@ -11,61 +11,25 @@ to it is under way, so there is at most one thread per device and one more.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import NamedTuple
 
+from collectors.agent.answers import Answer, answer_of
 from collectors.agent.threads import tell
-from collectors.contract.facts import GpuFacts
+from collectors.agent.windows import joined
 from collectors.contract.flop import FlopWindow
-from collectors.contract.identity import slot_text
 from collectors.contract.source import (
     Device,
-    DeviceLostError,
-    GpuProcess,
     Sample,
-    TransientError,
-    UnsupportedError,
 )
 from collectors.kit.clock import Clock
 
-_log = logging.getLogger(__name__)
 _SLOW_TIMES = 2
 _QUICK_TIMES = 10
-
-
-class Answer(NamedTuple):
-    """What came of asking a device; `error` is of any kind, and then there are no samples."""
-
-    samples: Sequence[Sample] = ()
-    processes: Sequence[GpuProcess] | None = None
-    """None where they were not asked for or not given."""
-    facts: Sequence[GpuFacts] | None = None
-    error: Exception | None = None
-
-
-def joined(first: FlopWindow | None, then: FlopWindow | None) -> FlopWindow | None:
-    """Two windows that follow one another as one; the later says the method."""
-    if first is None or then is None:
-        return first or then
-    elapsed_us = first.elapsed_us + then.elapsed_us
-    clock_mhz = then.mean_clock_mhz
-    if first.mean_clock_mhz is not None and clock_mhz is not None and elapsed_us:
-        weighted = first.mean_clock_mhz * first.elapsed_us + clock_mhz * then.elapsed_us
-        clock_mhz = weighted / elapsed_us
-    return FlopWindow(
-        then.method, elapsed_us, first.gflop + then.gflop, first.lo + then.lo, first.hi + then.hi,
-        first.flags | then.flags, clock_mhz,
-        _sum(first.fp64_gflop, then.fp64_gflop), _sum(first.int8_gop, then.int8_gop),
-    )  # fmt: skip
-
-
-def _sum(first: float | None, then: float | None) -> float | None:
-    return first if then is None else then if first is None else first + then
+_AT_ONCE_S, _LATER_AT_MOST = 0.02, 64
 
 
 @dataclass(slots=True)
@@ -79,6 +43,10 @@ class _Round:
     took_us: dict[int, int] = field(default_factory=dict[int, int])
     queue: deque[Device] = field(default_factory=deque[Device])
     closed: bool = False
+    over: threading.Lock = field(default_factory=threading.Lock)
+    """Let go at the end."""
+    watched: bool = False
+    """Whether the loop's thread stands still for the end, which then needs not be told."""
 
 
 @dataclass(slots=True)
@@ -111,6 +79,8 @@ class Lanes:
         """Of devices that have been slow."""
         self._late: dict[int, FlopWindow] = {}
         self._slow_us = 0
+        self._later, self._pause = 0, 1
+        """Rounds that are still to go without standing still, and how many after the next slow one."""
         self.threads = 0
 
     def stuck(self) -> Mapping[int, int]:
@@ -131,37 +101,76 @@ class Lanes:
     async def read(
         self, devices: Sequence[Device], *, inquire: bool, share_s: float, deadline_s: float
     ) -> dict[int, Answer]:
-        """Answers by the device's slot that came within `deadline_s`.
+        """What `ask` hands on."""
+        done: asyncio.Future[dict[int, Answer]] = asyncio.get_running_loop().create_future()
+        cancel = self.ask(
+            devices, lambda answers: done.done() or done.set_result(answers),
+            inquire=inquire, share_s=share_s, deadline_s=deadline_s,
+        )  # fmt: skip
+        try:
+            return await done
+        finally:
+            cancel()
+
+    def ask(
+        self, devices: Sequence[Device], on_done: Callable[[dict[int, Answer]], object],
+        *, inquire: bool, share_s: float, deadline_s: float,
+    ) -> Callable[[], object]:  # fmt: skip
+        """Hands on the answers by the device's slot that came within `deadline_s`, in the loop
+        and once; returns what ends the waiting before that.
 
         `inquire` asks for processes and facts as well.  A device whose last call
         is still under way is not asked.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
         busy = self.stuck()
         free = [device for device in devices if device.slot not in busy]
-        ended = lambda: tell(loop, lambda: done.done() or done.set_result(None))  # noqa: E731
-        this = _Round(ended, len(free), inquire)
+        own = [one for one in free if one.slot in self._paces and self._paces[one.slot].own_lane]
+
+        def ended(*, cancelled: bool = False) -> None:
+            if not this.closed:
+                timer[0].cancel()
+                self._close(this, free, spare=1 + len(own))
+                if not cancelled:
+                    on_done(this.answers)
+
+        this = _Round(lambda: tell(loop, ended), len(free), inquire)
+        this.over.acquire()
         self._slow_us = int(share_s * 1e6)
         if not free:
-            return this.answers
-        own: list[Device] = []
-        for device in free:
-            pace = self._paces.get(device.slot)
-            (this.queue if pace is None or not pace.own_lane else own).append(device)
+            this.closed = True
+            on_done(this.answers)
+            return ended
+        this.queue.extend(device for device in free if device not in own)
+        if self._is_over_at_once(this, own):
+            self._close(this, free, spare=1)
+            on_done(this.answers)
+            return ended
+        timer = self._timer(loop, this, ended, share_s, deadline_s)
+        return lambda: ended(cancelled=True)
+
+    def _is_over_at_once(self, this: _Round, own: Sequence[Device]) -> bool:
+        """Begins, and says whether all answer within some milliseconds, for which the loop's thread stands still:
+        being woken otherwise costs as much as reading a GPU.  After slower ones not at all for
+        some rounds, twice as many each time."""
+        this.watched = not (own or self._later)
         for device in own:
             self._start(this, deque([device]))
         if this.queue:
             self._start(this, this.queue)
-        timer = self._timer(loop, this, done, share_s, deadline_s)
-        try:
-            await done
-        finally:
-            timer[0].cancel()
-        return self._close(this, free, spare=1 + len(own))
+        if not this.watched:
+            self._later = max(0, self._later - 1)
+            return False
+        if this.over.acquire(timeout=min(_AT_ONCE_S, self._slow_us / 1e6)):
+            self._pause = 1
+            return True
+        self._later, self._pause = self._pause, min(2 * self._pause, _LATER_AT_MOST)
+        with self._lock:
+            this.watched = False
+            return this.left == 0
 
     def _timer(
-        self, loop: asyncio.AbstractEventLoop, this: _Round, done: asyncio.Future[None],
+        self, loop: asyncio.AbstractEventLoop, this: _Round, ended: Callable[[], object],
         share_s: float, deadline_s: float,
     ) -> list[asyncio.TimerHandle]:  # fmt: skip
         """Help at each share of the tick, and the end of waiting; the one that is due next."""
@@ -169,11 +178,9 @@ class Lanes:
         timer: list[asyncio.TimerHandle] = []
 
         def due(helped: int) -> None:
-            if done.done():
-                return
             left_s = ends_s - loop.time()
             if left_s <= 0:
-                done.set_result(None)
+                ended()
                 return
             if this.queue:
                 self._help(this, helped)
@@ -194,7 +201,7 @@ class Lanes:
             except IndexError:  # a thread was quicker
                 return
 
-    def _close(self, this: _Round, asked: Sequence[Device], *, spare: int) -> dict[int, Answer]:
+    def _close(self, this: _Round, asked: Sequence[Device], *, spare: int) -> None:
         with self._lock:
             this.closed = True
             this.queue.clear()
@@ -207,7 +214,6 @@ class Lanes:
                 self._paces.setdefault(slot, _Pace()).took(slow=slow)
         while len(self._idle) > spare:
             self._idle.pop().put(None)
-        return this.answers
 
     def _start(self, this: _Round, devices: deque[Device]) -> None:
         worker = self._idle.pop() if self._idle else self._new()
@@ -233,7 +239,9 @@ class Lanes:
             # Idle before the loop hears of the end, so that it finds this thread again.
             self._idle.append(jobs)
             if last:
-                this.ended()
+                this.over.release()
+                if not this.watched:
+                    this.ended()
             del job, this, devices
         with self._lock:
             self.threads -= 1
@@ -243,7 +251,7 @@ class Lanes:
         slot, began_us = device.slot, self._clock.monotonic_us()
         with self._lock:
             self._busy[slot] = began_us
-        answer = _answer(device, inquire=this.inquire)
+        answer = answer_of(device, inquire=this.inquire)
         took_us = self._clock.monotonic_us() - began_us
         with self._lock:
             del self._busy[slot]
@@ -269,29 +277,3 @@ class Lanes:
         """Lets the threads that wait for work go; those in a call go with the process."""
         while self._idle:
             self._idle.pop().put(None)
-
-
-def _answer(device: Device, *, inquire: bool) -> Answer:
-    """Never raises: whatever a device does, the others are read."""
-    try:
-        samples = device.read()
-        if not inquire:
-            return Answer(samples)
-        try:
-            processes = device.processes()
-        except (UnsupportedError, TransientError):
-            processes = None
-        return Answer(samples, processes, device.facts())
-    except DeviceLostError as error:
-        return Answer(error=error, facts=_facts(device))
-    except Exception as error:
-        return Answer(error=error)
-
-
-def _facts(device: Device) -> Sequence[GpuFacts] | None:
-    """They say whether it is lost or must be reset."""
-    try:
-        return device.facts()
-    except Exception:
-        _log.exception("facts_failed slot=%s", slot_text(device.slot))
-        return None

@@ -11,6 +11,7 @@ from collectors.agent.folded import FoldedLog
 from collectors.agent.memory_queue import Flight, MemoryQueue
 from collectors.agent.outbox_counts import OutboxCounts
 from collectors.agent.patience import Bell, limit_from, patiently
+from collectors.agent.prompt import Prompt
 from collectors.agent.reach import Reach
 from collectors.agent.spool import COMPACTED, Kept, Spool, to_its_end
 from collectors.contract.bus import BusUnavailableError, Message, Producer, RefusedError
@@ -37,15 +38,9 @@ class Outbox:
     """
 
     def __init__(
-        self,
-        producer: Producer,
-        clock: Clock,
-        *,
-        spool: Spool | None = None,
-        most: int = 10_000,
-        spool_rate: float = 200.0,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
+        self, producer: Producer, clock: Clock, *, spool: Spool | None = None, most: int = 10_000,
+        spool_rate: float = 200.0, patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
         self._producer, self._clock, self._spool = producer, clock, spool
         self._folded = FoldedLog(_log, clock)
         self._waiting = MemoryQueue(most)
@@ -55,6 +50,7 @@ class Outbox:
         self._patience_s = patience_s
         self._bell = Bell()
         self._reach = Reach(clock, self._folded)
+        self._prompt = Prompt(producer, self._reach, spool)
         self._pace = DrainPace(clock, spool_rate)
         self._disk_us = 0
         """When a disk that failed is tried again."""
@@ -67,8 +63,11 @@ class Outbox:
         return len(self._waiting) + self._moving + flying
 
     def put(self, message: Message) -> None:
-        """Takes a message; never waits."""
+        """Takes a message; where it is the only one, and the bus takes it at once, it is sent."""
         self.counts.put += 1
+        if not (self.queued or self._flight.messages) and self._prompt.sends(message):
+            self.counts.sent += 1
+            return
         self._count_dropped(self._waiting.put(message), "memory_full")
         self._bell.ring()
 

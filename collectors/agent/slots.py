@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from collectors.agent.answers import Answer
 from collectors.agent.assembler import Reading
 from collectors.agent.folded import FoldedLog
-from collectors.agent.lanes import Answer, joined
+from collectors.agent.windows import joined
 from collectors.contract.facts import GpuFacts
 from collectors.contract.flop import FlopWindow
 from collectors.contract.identity import slot_text

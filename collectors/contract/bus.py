@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 ARRIVAL_HEADER = "arrival_us"
 """Header (8 bytes, little-endian µs) that stands for the bus time of a record
@@ -108,6 +108,16 @@ class Producer(Protocol):
 
     async def stop(self) -> None:
         """Flushes and closes."""
+        ...
+
+
+@runtime_checkable
+class PromptProducer(Protocol):
+    """A producer that can often send one record within some milliseconds, without the loop."""
+
+    def send_at_once(self, message: Message) -> bool:
+        """Whether it is acknowledged.  If not, nothing is known of it, and it must be the first
+        of the next `send`.  May hold up the loop's thread for so long."""
         ...
 
 

@@ -13,6 +13,8 @@ cold caches four times as much as making the whole batch.
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import struct
 from collections.abc import Sequence
 from io import BytesIO
@@ -46,7 +48,12 @@ _CLIENT_PARTS = ("_conns", "_client_id", "cluster")
 _SEQUENCE_PARTS = (
     "has_pid", "producer_id", "producer_epoch", "sequence_number", "increment_sequence_number",
 )  # fmt: skip
-_CONNECTION_PARTS = ("_next_correlation_id", "_requests", "_versions", "_writer", "connected")
+_CONNECTION_PARTS = (
+    "_handle_frame", "_next_correlation_id", "_reader", "_requests", "_versions", "_writer", "connected",
+)  # fmt: skip
+_AT_ONCE_MS, _LATER_AT_MOST = 40, 32
+_LENGTH = 4
+"""Of what follows, before each answer."""
 _HEAD = struct.Struct(">ihhih")
 """Length, key, version, correlation, length of the client's name, which follows."""
 _ORDER = struct.Struct(">hhiih")
@@ -117,12 +124,56 @@ class _Request:
 _REQUEST = _Request()
 
 
+def _is_plain_and_idle(connection: Any) -> bool:
+    """Whether the next bytes that it gives are the answer to what is written next, as they are."""
+    if connection._requests:  # noqa: SLF001
+        return False
+    transport = connection._writer.transport  # noqa: SLF001
+    return not transport.is_closing() and transport.get_extra_info("sslcontext") is None
+
+
+def _answered(connection: Any, code: asyncio.Future[int]) -> bool:
+    """Waits for the answer in this thread; whether it is there.
+
+    The loop stands still meanwhile, so nobody else reads; what is not a whole
+    answer is handed to the connection's own reader.
+    """
+    transport = connection._writer.transport  # noqa: SLF001
+    here = transport.get_extra_info("socket").fileno()
+    waiting = select.poll()
+    waiting.register(here, select.POLLIN)
+    if transport.get_write_buffer_size() or not waiting.poll(_AT_ONCE_MS):
+        return False
+    try:
+        data = os.read(here, _BLOCK)
+    except OSError:  # its reader finds the same
+        return False
+    if len(data) >= _LENGTH and int.from_bytes(data[:_LENGTH], "big") == len(data) - _LENGTH:
+        try:
+            connection._handle_frame(data[_LENGTH:])  # noqa: SLF001
+        except struct.error:  # no answer at all: as its reader's task would end
+            connection.close()
+    elif data:
+        connection._reader.feed_data(data)  # noqa: SLF001
+    return code.done()
+
+
 def _speaks(connection: Any) -> bool:
     """Whether a connection has the parts that are used, and the broker a version that is known."""
     if not all(hasattr(connection, name) for name in _CONNECTION_PARTS):
         return False
     oldest, newest = connection._versions.get(_PRODUCE, (0, 0))  # noqa: SLF001
     return oldest <= _NEWEST and newest >= _OLDEST
+
+
+class _Asked(NamedTuple):
+    """A request that has been written."""
+
+    message: Message
+    target: TopicPartition
+    connection: Any
+    code: asyncio.Future[int]
+    """The partition's error, once it is answered."""
 
 
 class DirectWay:
@@ -138,6 +189,10 @@ class DirectWay:
         self._known: Any = None
         self._speaks = False
         """Whether the connection that was last used can be used so."""
+        self._begun: _Asked | None = None
+        self._later, self._pause = 0, 1
+        """Records that are still to go without waiting for the broker in the loop's thread, and
+        how many it will be after the next slow answer."""
         self._sequences: Any = getattr(client, "_txn_manager", None)
         self.works = (
             all(hasattr(client, name) for name in _PARTS)
@@ -145,26 +200,69 @@ class DirectWay:
             and all(hasattr(self._sequences, name) for name in _SEQUENCE_PARTS)
         )
 
+    @property
+    def begun(self) -> Message | None:
+        """What `send_at_once` has written and has no answer to yet."""
+        return None if self._begun is None else self._begun.message
+
+    def forget(self) -> None:
+        """The client goes, and with it what was begun."""
+        if self._begun is not None:
+            self._begun.code.cancel()
+            self._begun = None
+
     async def send(self, message: Message) -> bool:
         """Whether the broker has acknowledged it.  If not, nothing is known of it, and it must be
-        the next that is sent to its partition, by the usual way."""
+        the next that is sent to its partition, by the usual way.
+
+        What was begun at once is not written again, but waited for.
+        """
+        asked, self._begun = self._begun, None
+        if asked is None or asked.message is not message:
+            asked = self._ask(message)
+        if asked is None:
+            return False
+        try:
+            await asked.code
+        except (KafkaError, struct.error):
+            return False
+        return self._settled(asked)
+
+    def send_at_once(self, message: Message) -> bool:
+        """As `send`, without the loop, which would cost more than the record: waits for the
+        broker in this thread, some milliseconds at most, and after a slower answer not at all for
+        some records: twice as many each time."""
+        if self._later:
+            self._later -= 1
+            return False
+        asked = self._ask(message, alone=True)
+        if asked is None:
+            return False
+        if not _answered(asked.connection, asked.code):
+            self._begun, self._later = asked, self._pause
+            self._pause = min(2 * self._pause, _LATER_AT_MOST)
+            return False
+        self._pause = 1
+        return asked.code.exception() is None and self._settled(asked)
+
+    def _settled(self, asked: _Asked) -> bool:
+        if asked.code.result():
+            return False
+        self._sequences.increment_sequence_number(asked.target, 1)
+        return True
+
+    def _ask(self, message: Message, *, alone: bool = False) -> _Asked | None:
+        """Writes a request; `alone`: only where nothing else is under way on an open connection."""
         sequences, cluster = self._sequences, self._client.cluster
         partitions = cluster.partitions_for_topic(message.topic)
         if not partitions or not sequences.has_pid():
-            return False
+            return None
         target = TopicPartition(message.topic, partition_of(message.key, len(partitions)))
         connection = self._connection(cluster.leader_for_partition(target))
-        if connection is None:
-            return False
-        answer = self._ask(connection, target, self._batch(target, message))
-        try:
-            code = await answer
-        except (KafkaError, struct.error):
-            return False
-        if code:
-            return False
-        sequences.increment_sequence_number(target, 1)
-        return True
+        if connection is None or (alone and not _is_plain_and_idle(connection)):
+            return None
+        code = self._write(connection, target, self._batch(target, message))
+        return _Asked(message, target, connection, code)
 
     def _connection(self, leader: int | None) -> Any:
         """The usual way's connection to the leader, where there is one that can be used."""
@@ -184,7 +282,7 @@ class DirectWay:
         batch = bytes(builder.build())
         return pressed(batch) if small else batch
 
-    def _ask(self, connection: Any, target: TopicPartition, batch: bytes) -> asyncio.Future[int]:
+    def _write(self, connection: Any, target: TopicPartition, batch: bytes) -> asyncio.Future[int]:
         """Writes the request; its answer is the partition's error code."""
         client, topic = self._client._client_id.encode(), target.topic.encode()  # noqa: SLF001
         version = min(_NEWEST, connection._versions[_PRODUCE][1])  # noqa: SLF001

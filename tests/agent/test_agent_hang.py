@@ -15,7 +15,8 @@ from scripted_node import ScriptedBackend, ScriptedDevice
 
 from collectors.agent.agent import Agent
 from collectors.agent.around import AgentSettings
-from collectors.agent.lanes import Lanes, joined
+from collectors.agent.lanes import Lanes
+from collectors.agent.windows import joined
 from collectors.contract.flop import FlopFlag, FlopMethod, FlopWindow
 from collectors.contract.record import NodeRecord
 from collectors.contract.source import DriverGoneError, RestartNeededError
