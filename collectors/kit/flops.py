@@ -120,8 +120,13 @@ def float_share(pipes: Pipes) -> tuple[float, bool]:
 
 def _plausible(pipes: Pipes) -> bool:
     """Whether all that is known of the pipes can be."""
-    known = [one for one in pipes if one is not None]
-    return min(known) >= 0 and max(known) <= AT_MOST
+    whole, half, integer, double = pipes
+    return (
+        0 <= whole <= AT_MOST
+        and (half is None or 0 <= half <= AT_MOST)
+        and (integer is None or 0 <= integer <= AT_MOST)
+        and (double is None or 0 <= double <= AT_MOST)
+    )
 
 
 def uncounted(method: FlopMethod, flags: FlopFlag = _NO_FLAGS) -> FlopWindow:

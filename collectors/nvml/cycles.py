@@ -166,19 +166,20 @@ def _steps(before: Mapping[int, float], now: Mapping[int, float], most: float) -
     """What totals grew by, without those that have no value to go on from or were reset."""
     steps: dict[int, float] = {}
     for metric, value in now.items():
-        if metric in before and (step := _step(before[metric], value, most)) is not None:
+        last = before.get(metric)
+        if last is None:
+            continue
+        step = value - last
+        if 0 <= step <= most:
             steps[metric] = step
+        elif step < 0 and (wrapped := _wrapped(last, value, most)) is not None:
+            steps[metric] = wrapped
     return steps
 
 
-def _step(before: float, now: float, most: float) -> float | None:
-    """What a total grew by; None after a reset.
-
-    A fall is a wrap where one of the usual widths explains it by no more than
-    `most`, else a reset.
-    """
-    if now >= before:
-        return now - before if now - before <= most else None
+def _wrapped(before: float, now: float, most: float) -> float | None:
+    """What a total that fell grew by, where one of the usual widths explains it by no more than
+    `most`; None for a reset."""
     for bits in _WRAPS:
         size = float(1 << bits)
         if before <= size and now - before + size <= most:
