@@ -7,8 +7,10 @@ embedded bus the members are those of one process, as only one may have it open.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 
 from collectors.contract.bus import Bus, BusUnavailableError, Consumer, FencedError, Partition
 from collectors.kit.clock import Clock
@@ -30,6 +32,7 @@ class Lead:
         self._generation: int | None = None
         self._term = 0
         self._lost_us = 0
+        self._publishing = asyncio.Lock()
         self.holds = False
         """Whether this process may publish now."""
 
@@ -71,9 +74,18 @@ class Lead:
         _log.info("leads group=%s term=%d", self._group, self._term)
 
     async def _revoked(self, _: frozenset[Partition]) -> None:
-        self.holds, self._lost_us = False, self._clock.monotonic_us()
+        # Who leads next reads what stands on the bus, so what is being sent must be there by then.
+        async with self._publishing:
+            self.holds, self._lost_us = False, self._clock.monotonic_us()
 
-    async def confirmed(self) -> bool:
+    @asynccontextmanager
+    async def publishing(self) -> AsyncGenerator[bool]:
+        """Whether this process leads, asked now; the lead is not handed over within.  Raises
+        BusUnavailableError."""
+        async with self._publishing:
+            yield await self._confirmed()
+
+    async def _confirmed(self) -> bool:
         """Whether the bus knows this process as the one that leads, asked now: a process that was
         stopped for long finds out before it says anything.  Raises BusUnavailableError."""
         if self._member is None or not self.holds:

@@ -159,15 +159,16 @@ class AlertWatch:
         """
         if not (self._unsent or self._snapshot):
             return True
-        if not await self._lead.confirmed():
-            return False
-        batch = list(self._unsent)
-        if batch:
-            await self._sent(producer, batch, "alerts_sent")
-            self._unsent.clear()
-        if self._snapshot:
-            snapshot, self._snapshot = self._snapshot, []
-            await self._sent(producer, snapshot, "alerts_snapshots")
+        async with self._lead.publishing() as leads:
+            if not leads:
+                return False
+            batch = list(self._unsent)
+            if batch:
+                await self._sent(producer, batch, "alerts_sent")
+                self._unsent.clear()
+            if self._snapshot:
+                snapshot, self._snapshot = self._snapshot, []
+                await self._sent(producer, snapshot, "alerts_snapshots")
         return True
 
     async def _sent(self, producer: Producer, batch: list[Message], counter: str) -> None:
