@@ -35,7 +35,8 @@ class Ours:
     def __init__(self, layout: ThermalLayout) -> None:
         self.detector = ThermalDetector(layout)
         self.seen: list[Seen] = []
-        self.outliers: set[int] = set()
+        self.outliers: list[int] = []
+        """Each as often as it was told."""
         self._open: set[tuple[str, int, str]] = set()
 
     def take(self, time_us: int, said: Readings) -> None:
@@ -44,9 +45,11 @@ class Ours:
         for found in self.detector.update(time_us, said).findings:
             key = (found.scope, found.index, found.cause)
             now.add(key)
+            if key in self._open:
+                continue
             if found.cause == "outlier":
-                self.outliers.add(found.index)
-            elif key not in self._open:
+                self.outliers.append(found.index)
+            else:
                 self.seen.append(Seen(time_us, *key, found.gpus))
         self._open = now
 

@@ -1,16 +1,17 @@
 """Recordings of real servers with a fault added, through the same detectors.
 
-A recording is played over and over, as it is at first; then temperatures are
-raised by ΔR times the recorded power behind a lag, ΔR stepped (fast) or ramped
-over hours (slow).  Every fault is played to detectors of its own.
+A recording is played once, and over and over where its ends meet, so that no
+seam looks like a change; then temperatures are raised by ΔR times the recorded
+power behind a lag, ΔR stepped (fast) or ramped over hours (slow), of the whole
+node or of one of its GPUs.  Every fault is played to copies of detectors that
+learnt from the recording as it is.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections.abc import Sequence
-from datetime import datetime
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,72 +19,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.alert_detectors import Absolute, Ours, Seen
+from benchmarks.recordings import Floats, Ints, Recording, order, read, tail
 from pipeline.watch.physics.detector import Readings
 from pipeline.watch.physics.layout import ThermalLayout
 
-Floats = NDArray[np.floating[Any]]
-SIGN_C, LIMIT_C, LAG_S, STEP_S = 3 / 12**0.5, 86.0, 4.0, 1.0
-LEARN_S, HOUR_S = 2_700.0, 3_600.0
-EXTRAS = (0.015, 0.03, 0.06)
-"""ΔR of the faults, °C/W: from a quarter of what such servers have to as much again."""
+Detectors = tuple[Ours, Absolute]
+SIGN_C, LIMIT_C, LAG_S = 3 / 12**0.5, 86.0, 4.0
+HOUR_S = 3_600
+EXTRA = (0.015, 0.06)
+"""Bounds of ΔR, °C/W: from a quarter of what such servers have to as much again."""
 _START_US = 1_800_000_000_000_000
 
 
-class Recording(NamedTuple):
-    """°C and W of G GPUs at even seconds: [seconds, G]."""
+class Class(NamedTuple):
+    """How faults of a class are played, s: learnt before, drawn within, grown over, lasting."""
 
-    name: str
-    power_w: Floats
-    temperature_c: Floats
-
-
-def read(folder: Path) -> list[Recording]:
-    """The recordings with power and temperature of some minutes."""
-    out = [_server(path) for path in sorted(folder.glob("nanogpt-8gpu-node/*.csv.gz"))]
-    out += [_single(path) for path in sorted(folder.glob("gpu-power-benchmark/*square*.csv.gz"))]
-    return out
+    learn_s: int
+    within_s: int
+    grows_s: float
+    lasts_s: int
+    step_s: int
 
 
-def _server(path: Path) -> Recording:
-    rows: dict[int, list[tuple[float, float, float]]] = {}
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for row in csv.DictReader(file, skipinitialspace=True):
-            if row["power_W"] and row["temperature_C"]:
-                at_s = datetime.fromisoformat(row["timestamp"]).timestamp()
-                told = (at_s, float(row["power_W"]), float(row["temperature_C"]))
-                rows.setdefault(int(row["gpu_index"]), []).append(told)
-    return _even(path.name, [np.array(each) for _, each in sorted(rows.items())])
-
-
-def _single(path: Path) -> Recording:
-    rows: list[tuple[float, float, float]] = []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for row in csv.DictReader(file, skipinitialspace=True):
-            stamp = datetime.strptime(row["timestamp"] + " +0000", "%Y/%m/%d %H:%M:%S.%f %z")
-            power = next(v for k, v in row.items() if k.startswith("power.draw"))
-            told = (float(power.split()[0]), float(row["temperature.gpu"]))
-            rows.append((stamp.timestamp(), *told))
-    return _even(path.name, [np.array(rows)])
-
-
-def _even(name: str, gpus: Sequence[Floats]) -> Recording:
-    """Power as the mean of each second, temperature as its last sample."""
-    seconds = int(min(one[-1, 0] for one in gpus) - gpus[0][0, 0])
-    power, core = (np.zeros((seconds, len(gpus)), np.float32) for _ in range(2))
-    for gpu, one in enumerate(gpus):
-        edges = np.searchsorted(one[:, 0] - one[0, 0], np.arange(seconds + 1))
-        for at in range(seconds):
-            mine = one[edges[at] : max(edges[at + 1], edges[at] + 1)]
-            power[at, gpu], core[at, gpu] = mine[:, 1].mean(), mine[-1, 2]
-    return Recording(name, power, core)
+CLASSES = {
+    "fast": Class(HOUR_S, HOUR_S // 2, 0.0, 60, 1),
+    "slow": Class(24 * HOUR_S, 2 * HOUR_S, 8.0 * HOUR_S, 9 * HOUR_S, 20),
+}
 
 
 class Case(NamedTuple):
-    """A fault in a hall of copies: from `at_s` on, ΔR grows over `grows_s` to `extra` °C/W."""
+    """From `at_s` on ΔR grows over `grows_s` to `extra` °C/W, of one GPU or (None) of all."""
 
-    at_s: float
+    at_s: int
     grows_s: float
     extra: float
+    gpu: int | None
 
 
 class Played(NamedTuple):
@@ -94,100 +64,151 @@ class Played(NamedTuple):
     throttle_s: float | None
     cause: str
     right: bool
-    false: int
-    """Reported before it."""
 
 
-def play(recording: Recording, case: Case, lasts_s: float, step_s: float) -> list[Played]:
-    """What became of a case in both detectors, ours first."""
-    gpus = recording.power_w.shape[1]
-    alone = np.zeros(gpus, np.intp)
+def detectors(recording: Recording) -> Detectors:
+    """Ours and absolute degrees, of a node that is all there is."""
+    alone = np.zeros(recording.power_w.shape[1], np.intp)
     layout = ThermalLayout(alone, alone, alone, alone)
-    detectors = (Ours(layout), Absolute(layout))
+    return Ours(layout), Absolute(layout)
+
+
+def clean(
+    recording: Recording, both: Detectors, seconds: Ints, start_s: int, step_s: int
+) -> Iterator[int]:
+    """Plays a recording as it is; yields the second after each step."""
+    for at in range(0, len(seconds) - step_s + 1, step_s):
+        mine = seconds[at : at + step_s]
+        power, core = recording.power_w[mine].mean(axis=0), recording.temperature_c[mine[-1]]
+        _take(both, start_s + at, power, core)
+        yield start_s + at + step_s
+
+
+def _take(both: Detectors, now_s: int, power_w: Floats, core_c: Floats) -> None:
+    absent = np.full(len(power_w), np.nan, np.float32)
+    power, core = (np.asarray(one, np.float32) for one in (power_w, core_c))
+    fresh = np.ones(len(power_w), np.bool_)
+    said = Readings(
+        power, core, absent, absent, absent, absent, absent, absent, absent, fresh
+    )  # fmt: skip
+    for one in both:
+        one.take(_START_US + now_s * 1_000_000, said)
+
+
+def play(
+    recording: Recording, both: Detectors, case: Case, seconds: Ints, step_s: int
+) -> list[Played]:
+    """What became of a case that begins with the first of `seconds`, in both detectors."""
+    gpus = recording.power_w.shape[1]
+    hit = np.zeros(gpus, np.bool_)
+    hit[slice(None) if case.gpu is None else case.gpu] = True
     sign = throttle = None
-    lag, every = np.zeros(gpus), round(step_s)
-    for tick in range(round(lasts_s / step_s)):
-        now_s = tick * step_s
-        at = (tick * every) % (len(recording.power_w) - every + 1)
-        power = recording.power_w[at : at + every].mean(axis=0)
-        core = recording.temperature_c[at + every - 1]
-        lag += (_grown(case, now_s) * power - lag) * -np.expm1(-step_s / LAG_S)
-        sign = now_s if sign is None and lag.max() > SIGN_C else sign
-        throttle = now_s if throttle is None and (core + lag).max() >= LIMIT_C else throttle
-        said = _said(np.asarray(power, np.float32), np.asarray(np.round(core + lag), np.float32))
-        for one in detectors:
-            one.take(_START_US + round(now_s * 1e6), said)
-    return [_became(one.seen, case, sign, throttle, gpus) for one in detectors]
-
-
-def _grown(case: Case, now_s: float) -> float:
-    if now_s < case.at_s:
-        return 0.0
-    return case.extra * min(1.0, (now_s - case.at_s) / max(case.grows_s, 1e-9))
-
-
-def _said(power: Floats, core: Floats) -> Readings:
-    absent = np.full(len(power), np.nan, np.float32)
-    racks = np.full(len(power), np.nan, np.float32)
-    fresh = np.ones(len(power), np.bool_)
-    return Readings(power, core, absent, absent, racks, absent, absent, absent, absent, fresh)
+    extra = np.where(hit, case.extra, 0.0)
+    lag = np.zeros(gpus)
+    follows = -math.expm1(-step_s / LAG_S)
+    before = [len(one.seen) for one in both]
+    for at in range(0, len(seconds) - step_s + 1, step_s):
+        mine = seconds[at : at + step_s]
+        power: Floats = recording.power_w[mine].mean(axis=0)
+        grown = min(1.0, at / case.grows_s) if case.grows_s else 1.0
+        lag += (extra * grown * power - lag) * follows
+        core: Floats = recording.temperature_c[mine[-1]] + lag
+        sign = at if sign is None and lag.max() > SIGN_C else sign
+        throttle = at if throttle is None and core[hit].max() >= LIMIT_C else throttle
+        _take(both, case.at_s + at, power, np.round(core))
+    return [
+        _became(one.seen[known:], case, hit, sign, throttle)
+        for one, known in zip(both, before, strict=True)
+    ]
 
 
 def _became(
-    seen: Sequence[Seen], case: Case, sign_s: float | None, throttle_s: float | None, gpus: int
+    seen: Sequence[Seen], case: Case, hit: NDArray[np.bool_], sign: int | None, throttle: int | None
 ) -> Played:
-    times_s = [(one.time_us - _START_US) / 1e6 for one in seen]
-    after = [at for at, time_s in enumerate(times_s) if time_s >= case.at_s]
-    if not after:
-        return Played(sign_s, None, throttle_s, "", right=False, false=len(seen))
-    first = seen[after[0]]
-    right = len(first.gpus) == gpus and first.cause in {"node_cooling", "gpu_interface"}
-    return Played(sign_s, times_s[after[0]], throttle_s, first.cause, right, len(seen) - len(after))
+    mine = [one for one in seen if hit[one.gpus].any()]
+    if not mine:
+        return Played(sign, None, throttle, "", right=False)
+    first = mine[0]
+    causes = {"gpu_interface"} if case.gpu is not None else {"node_cooling"}
+    causes |= {"gpu_interface"} if len(hit) == 1 else set()
+    right = set(first.gpus.tolist()) == set(np.flatnonzero(hit).tolist()) and first.cause in causes
+    found_s = (first.time_us - _START_US) / 1e6 - case.at_s
+    return Played(sign, found_s, throttle, first.cause, right)
 
 
-def cases(recording: Recording) -> dict[str, list[tuple[Case, float, float]]]:
-    """Per class faults with how long they are played, and at which step."""
-    start = LEARN_S + len(recording.power_w) - LEARN_S % len(recording.power_w)
-    steps = [
-        Case(start + part * len(recording.power_w), 0.0, extra)
-        for part, extra in zip((0.15, 0.45, 0.8, 0.3), (*EXTRAS, EXTRAS[1]), strict=True)
-    ]
-    ramps = [Case(3 * HOUR_S, 8 * HOUR_S, extra) for extra in EXTRAS]
-    return {
-        "fast": [(case, case.at_s + 300, STEP_S) for case in steps],
-        "slow": [(case, 11 * HOUR_S, 10 * STEP_S) for case in ramps],
-    }
+def drawn(rng: np.random.Generator, recording: Recording, kind: str, count: int) -> list[Case]:
+    """Faults of a class in order of time: of the node and, where it has more, of single GPUs."""
+    how, gpus = CLASSES[kind], len(recording.power_w[0])
+    # One after another, so that copies are made while the recording goes on.
+    steps = sorted(rng.integers(0, how.within_s // how.step_s, count).tolist())
+    least, most = EXTRA
+    extra = [least * (most / least) ** part for part in rng.random(count).tolist()]
+    return [
+        Case(
+            how.learn_s + steps[nth] * how.step_s, how.grows_s, extra[nth],
+            rng.integers(0, gpus, 1).tolist()[0] if nth % 2 and gpus > 1 else None,
+        )
+        for nth in range(count)
+    ]  # fmt: skip
 
 
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """A row per recording, class and detector."""
+class Outcomes(NamedTuple):
+    """Of a recording and a class: each case with what both detectors made of it, and what they
+    reported of the recording as it is."""
+
+    played: list[tuple[Case, list[Played]]]
+    false: list[int]
+    outliers: list[int]
+
+
+def outcomes(recording: Recording, how: Class, cases: Sequence[Case]) -> Outcomes:
+    """Learns from the recording; each case, in order of time, is played to copies."""
+    both, left = detectors(recording), list(cases)
+    seconds = order(recording, how.learn_s + how.within_s + how.lasts_s)
+    made: list[tuple[Case, list[Played]]] = []
+    end_s = how.learn_s + how.within_s
+    for now_s in clean(recording, both, seconds[:end_s], 0, how.step_s):
+        while left and left[0].at_s == now_s:
+            case = left.pop(0)
+            mine = seconds[now_s : now_s + how.lasts_s]
+            made.append((case, play(recording, deepcopy(both), case, mine, how.step_s)))
+    rest = tail(recording, int(seconds[end_s - 1]))
+    for _ in clean(recording, both, rest, end_s, how.step_s):
+        pass
+    return Outcomes(made, [len(one.seen) for one in both], both[0].outliers)
+
+
+def recorded(folder: Path, seed: int, count: int) -> list[dict[str, Any]]:
+    """A row per recording, class and detector; `count` faults of each class and recording."""
     rows: list[dict[str, Any]] = []
-    for recording in read(folder):
-        for kind, each in cases(recording).items():
-            played = [play(recording, *one) for one in each]
+    for nth, recording in enumerate(read(folder)):
+        for kind, how in CLASSES.items():
+            rng = np.random.default_rng([seed, 47, nth, kind == "fast"])
+            found = outcomes(recording, how, drawn(rng, recording, kind, count))
             rows += [
-                _row(recording, kind, name, [one[nth] for one in played])
-                for nth, name in enumerate((Ours.name, Absolute.name))
+                _row(recording, kind, name, at, found)
+                for at, name in enumerate((Ours.name, Absolute.name))
             ]
     return rows
 
 
-def _row(recording: Recording, kind: str, name: str, found: Sequence[Played]) -> dict[str, Any]:
-    shown = [one for one in found if one.sign_s is not None]
-    delays = [_delay(one) for one in shown]
+def _row(recording: Recording, kind: str, name: str, at: int, all_: Outcomes) -> dict[str, Any]:
+    shown = [one[at] for _, one in all_.played if one[at].sign_s is not None]
+    delays = sorted(_delay(one) for one in shown)
     leads = [
         one.throttle_s - one.found_s
         for one in shown if one.throttle_s is not None and one.found_s is not None
     ]  # fmt: skip
     in_time = [_in_time(one, kind) for one in shown]
-    worst = max(delays, default=np.inf)
+    p95 = delays[int(np.ceil(0.95 * len(delays))) - 1] if delays else np.inf
     return {
         "detector": name, "class": kind, "recording": recording.name, "faults": len(shown),
         "found_before_throttle": round(float(np.mean(in_time)), 3) if shown else None,
-        "detect_s_p95": None if np.isinf(worst) else round(worst, 1),
+        "detect_s_p95": None if np.isinf(p95) else round(p95, 1),
         "lead_s_median": round(float(np.median(leads)), 1) if leads else None,
         "cause_right": round(float(np.mean([one.right for one in shown])), 3) if shown else None,
-        "false_with_faults": sum(one.false for one in found), "false_per_10k_gpu_days": None,
+        "outliers": sorted(all_.outliers) if name == Ours.name else [],
+        "false_with_faults": all_.false[at], "false_per_10k_gpu_days": None,
     }  # fmt: skip
 
 

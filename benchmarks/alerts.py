@@ -224,20 +224,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--only", choices=("fast", "slow"), help="One class of the faults")
+    parser.add_argument(
+        "--only", choices=("fast", "slow", "recorded"), help="One class of the faults"
+    )
     parser.add_argument("--days", type=float, default=3.0, help="without faults, of all GPUs")
     parser.add_argument("--data", type=Path, help="Folder of recordings")
     parser.add_argument("--quick", action="store_true", help="12 faults, an hour without")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     faults, days = (12, 1 / 24) if given.quick else (given.faults, given.days)
-    found = classes(given.seed, faults, given.only)
-    false = quiet(given.seed, days) if days else {}
+    simulated = given.only != "recorded"
+    found = classes(given.seed, faults, given.only) if simulated else {}
+    false = quiet(given.seed, days) if days and simulated else {}
     rows = [
         row(name, kind, part, false.get(name))
         for kind, by in found.items() for name, part in by.items()
     ]  # fmt: skip
-    rows += recorded(given.data) if given.data else []
+    rows += recorded(given.data, given.seed, max(2, faults // 10)) if given.data else []
     bars = missed(rows)
     if given.json:
         detail = {k: [one._asdict() for one in by[Ours.name].outcomes] for k, by in found.items()}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from physics_world import START_US, World, layout, places, run
 
 from pipeline.watch.physics.changes import Change, Changes
-from pipeline.watch.physics.detector import ThermalDetector
+from pipeline.watch.physics.detector import Derived, ThermalDetector
 from pipeline.watch.physics.findings import Finding
 from pipeline.watch.physics.settings import PhysicsSettings
 
@@ -37,6 +37,23 @@ def test_a_worse_cooler_is_found_and_named_by_whom_it_hits(
     assert places(run(detector, world, 30)) == {(scope, index, cause)}
     world.factor[gpus] = 1.0
     assert run(detector, world, 600)[-1].findings == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "found"), [(8, ("node", 0, "node_cooling")), (1, ("gpu", 0, "gpu_interface"))]
+)
+def test_a_node_that_is_all_there_is_shows_against_its_own_past(
+    gpus: int, found: tuple[str, int, str]
+):
+    """Nothing else says whether it is the node, the rack or the hall: the narrowest is told."""
+    world = World(layout(1, 1, gpus), step_s=30.0)
+    detector = ThermalDetector(world.floor)
+    assert places(run(detector, world, 43_200)) == set()
+    made: list[Derived] = []
+    for _ in range(48):
+        world.factor += 0.01
+        made += run(detector, world, 300)
+    assert places(made) == {found}
 
 
 def test_a_warm_hall_is_no_single_racks_fault():

@@ -39,6 +39,8 @@ _DOUBTS = {"node": 1.5, "rack": 0.5, "hall": 1.0, "site": 1.0}
 """Part of the doubt's variance that counts: over the nodes of a rack most of it cancels."""
 _CALM = 0.1
 """Part of a node's variance that doubt may be, for a node to be judged that never worked."""
+_STEADY = 0.02
+"""Or of its rise: a node that always works the same says what it is like there alone."""
 
 
 class Change(NamedTuple):
@@ -50,12 +52,32 @@ class Change(NamedTuple):
     sigmas: Floats
 
 
+class GpuLevels(NamedTuple):
+    """Of each sorted GPU: from how many sigmas, from how many °C, and after how many s it is told."""
+
+    sigmas: Floats
+    rise_c: Floats
+    lasts_s: Floats
+
+
+def _gpu_levels(node: Level, settings: PhysicsSettings) -> GpuLevels:
+    """A GPU that is all that its node has speaks for the node, with nothing to average over."""
+    lone = (node.gpus == 1)[node.of_gpu]
+    pairs = (
+        (settings.fast_lone_sigmas, settings.fast_gpu_sigmas),
+        (settings.fast_lone_rise_c, settings.fast_gpu_rise_c),
+        (settings.fast_lone_lasts_s, settings.fast_gpu_lasts_s),
+    )
+    return GpuLevels(*(np.where(lone, *pair).astype(np.float32) for pair in pairs))
+
+
 class Changes:
     """Of G sorted GPUs and of the levels over them."""
 
     def __init__(self, places: Places, settings: PhysicsSettings) -> None:
         g = len(places.node.of_gpu)
         self._places, self._settings = places, settings
+        self.gpu_levels = _gpu_levels(places.node, settings)
         self.fast: Floats = np.full(g, np.nan, np.float32)
         self.base: Floats = np.full(g, np.nan, np.float32)
         self.rise_base: Floats = np.full(g, np.nan, np.float32)
@@ -195,16 +217,15 @@ class Changes:
 
     def _above(self, step_s: float) -> None:
         """Counts for how long each GPU has been beyond its level without a break."""
-        settings = self._settings
-        beyond = self.gpu_sigmas >= settings.fast_gpu_sigmas
-        beyond &= self.change >= settings.fast_gpu_rise_c
+        beyond = self.gpu_sigmas >= self.gpu_levels.sigmas
+        beyond &= self.change >= self.gpu_levels.rise_c
         self.above += np.array([[step_s], [1]], np.float32)
         self.above *= beyond | ~self.trusted
         self.above *= ~np.isnan(self.fast)
 
     def lasting(self) -> Bools:
         """GPUs that have been beyond their level for some seconds and some samples."""
-        return (self.above[0] >= self._settings.fast_gpu_lasts_s) & (self.above[1] >= _SAMPLES)
+        return (self.above[0] >= self.gpu_levels.lasts_s) & (self.above[1] >= _SAMPLES)
 
     def _learn_misfit(self, jump: Floats, learns: Bools, step_s: float) -> None:
         """Least squares of change² = noise² + misfit²·jump² (of the squares)."""
@@ -235,7 +256,8 @@ class Changes:
         watched += (weight > 0) * np.float32(step_s)
         known = (watched >= self._settings.warm_up_s).astype(np.float32)
         if level.scope == "node":
-            known *= (sure >= 0.5 * level.gpus) | (doubt < _CALM * wander.variance)
+            calm = np.maximum(_CALM * wander.variance, np.square(_STEADY * carried / total))
+            known *= (sure >= 0.5 * level.gpus) | (doubt < calm)
         sigmas = np.maximum(
             offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful)
         )

@@ -148,9 +148,9 @@ class Judge:
 
     def _racks_of(self, found: dict[str, Change], m: Moment) -> NDArray[np.intp]:
         """The racks in which something is out of its place, the worst first."""
-        places, settings = self._places, self._settings
+        places = self._places
         part: Floats = np.zeros(places.rack.size, np.float32)
-        warm = self._changes.gpu_sigmas / np.float32(settings.fast_gpu_sigmas)
+        warm = self._changes.gpu_sigmas / self._changes.gpu_levels.sigmas
         warm *= self._changes.lasting() & ~self.held
         hot = np.flatnonzero(warm >= 1)
         np.maximum.at(part, places.rack.of_gpu[hot], warm[hot])
@@ -179,8 +179,9 @@ class Judge:
         if best.scope == "gpu":
             if not self._changes.lasting()[best.place]:
                 return 0.0
-            warm = self._changes.change[best.place] / self._settings.fast_gpu_rise_c
-            sigmas = self._changes.gpu_sigmas[best.place] / self._settings.fast_gpu_sigmas
+            levels = self._changes.gpu_levels
+            warm = self._changes.change[best.place] / levels.rise_c[best.place]
+            sigmas = self._changes.gpu_sigmas[best.place] / levels.sigmas[best.place]
             return float(min(warm, sigmas))
         level = self._places.level(best.scope)
         return float(self._parts(level, found[best.scope])[best.place])
@@ -204,7 +205,9 @@ class Judge:
         widest = {"gpu": "node", "node": "node", "rack": "rack", "hall": "site"}[scope]
         best = explain(self._places, evidence, rack, widest)
         score = float(drifted[scope].part[place])
-        if best.scope in drifted and best.scope != scope:
+        # Where one node is all that a rack has, nothing else says which of the two it is.
+        narrower = self._findings.members(best.scope, best.place) != members
+        if best.scope in drifted and best.scope != scope and narrower:
             score = float(drifted[best.scope].part[best.place])
         if score >= 1.0 or best.scope == "site":
             self._open(m, best, warmer, score, sudden=False)

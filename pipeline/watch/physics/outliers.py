@@ -24,8 +24,9 @@ _LEFT = 0.7
 _SURE_C = 1.5
 _LASTS_S = 1_800.0
 """How long a GPU is beyond the level until that is steady."""
-_LIKE_W = 0.6
-"""Siblings are compared at this part of the power that the hardest working GPU is known at."""
+_LIKE_W = (0.6, 0.95)
+"""Siblings are compared at the first of these parts of the power that they work at most at which
+half of them are known: where all always work the same, nothing is known of less."""
 
 
 class Outliers:
@@ -60,21 +61,39 @@ class Outliers:
     def _compare(
         self, model: HeatModel, mine: NDArray[np.intp], span_s: float, time_us: int
     ) -> None:
-        like_w = _LIKE_W * float(np.median(self.top_w[mine]))
-        rise = model.resistance[mine] * np.float32(like_w)
+        rise, sure = self._at_like_power(model, mine)
         at_c = model.theta[0, mine] + rise
         off = at_c - np.median(at_c)
-        spread = 1.4826 * float(np.median(np.abs(off)))
-        level = max(self._settings.outlier_c, _DEVIATIONS * spread)
-        alike = np.zeros(len(model.noise), np.float32)
-        alike[mine] = rise
-        sure = np.sqrt(model.variance(alike)[mine]) < _SURE_C
+        level = self._levels(off)
         self.over_c[mine] = off
         held = self.since_us[mine] > 0
         above_s = (self._above_s[mine] + np.float32(span_s)) * (sure & (off > level))
         self._above_s[mine] = above_s
         self.since_us[mine[~held & (above_s >= _LASTS_S)]] = time_us
         self.since_us[mine[held & (off < _LEFT * level)]] = 0
+
+    def _at_like_power(self, model: HeatModel, mine: NDArray[np.intp]) -> tuple[Floats, Bools]:
+        """The rise of each at the same power, °C, and whether that is known."""
+        top_w = float(np.median(self.top_w[mine]))
+        alike: Floats = np.zeros(len(model.noise), np.float32)
+        sure: Bools = np.zeros(len(mine), np.bool_)
+        for part in _LIKE_W:
+            alike[mine] = model.resistance[mine] * np.float32(part * top_w)
+            sure = np.sqrt(model.variance(alike)[mine]) < _SURE_C
+            if sure.mean() >= 0.5:
+                break
+        return alike[mine], sure
+
+    def _levels(self, off_c: Floats) -> Floats:
+        """From which °C over the median on each is an outlier: beyond what the others scatter by,
+        or, for the warmest, so far above all others.  In a server warm and cool places scatter."""
+        least_c = self._settings.outlier_c
+        spread = 1.4826 * float(np.median(np.abs(off_c)))
+        level = np.full(len(off_c), max(least_c, _DEVIATIONS * spread), np.float32)
+        next_c = float(np.partition(off_c, -2)[-2])
+        top = int(np.argmax(off_c))
+        level[top] = min(level[top], max(next_c, 0.0) + least_c)
+        return level
 
     def ratio(self, resistance: Floats) -> Floats:
         """To the median of those of the same model; NaN where either is unknown."""

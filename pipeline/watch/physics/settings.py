@@ -31,7 +31,11 @@ class PhysicsSettings:
     fast_rise_c: float = 0.35
     """A sudden change is at least this warm at its warmest GPU."""
     fast_gpu_rise_c: float = 4.0
-    fast_gpu_lasts_s: float = 6.0
+    fast_gpu_lasts_s: float = 5.0
+    fast_lone_sigmas: float = 5.0
+    """The same of a GPU that is all that its node has."""
+    fast_lone_rise_c: float = 1.5
+    fast_lone_lasts_s: float = 3.0
     slow_s: float = 900.0
     """Mean of the residual that is compared with the reference for a creeping change."""
     slow_lasts_s: float = 2_400.0
