@@ -8,7 +8,7 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; \
 	done)
-WORKERS ?= 2
+WORKERS ?= 3
 SITE ?= aisc-phase1
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed-run

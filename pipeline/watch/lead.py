@@ -54,6 +54,7 @@ class Lead:
             member.pause()
             try:
                 await member.start(self._revoked, self._assigned)
+                _log.info("group=%s joined", self._group)
                 while True:
                     await member.fetch(_POLL_S)
                     self._board.set("leads", int(self.holds))

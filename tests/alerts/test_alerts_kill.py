@@ -39,6 +39,7 @@ KILLS = 4
 SPEED = 12.0
 MINUTES = 4.0
 BEGUN = "alerts_begin"
+LEADS = "petawatch-alerts term="
 WRONG = """
 [[event]]
 fault = "power_brake"
@@ -63,13 +64,13 @@ strength = 79
 class Child:
     """A `watch` in a process of its own."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, session_s: int = 1) -> None:
         self._log = log
         self._environ = {
             "PETAWATCH_BUS": settings.bus, "PETAWATCH_SITE": "demo",
             "PETAWATCH_DATA": str(settings.data),
             "PETAWATCH_TOPIC_PREFIX": settings.topic_prefix,
-            "PETAWATCH_KAFKA_SESSION_TIMEOUT_S": "1",
+            "PETAWATCH_KAFKA_SESSION_TIMEOUT_S": str(session_s),
         }  # fmt: skip
         self.process: asyncio.subprocess.Process | None = None
 
@@ -77,6 +78,11 @@ class Child:
     def lives(self) -> int:
         """How often it has begun to lead."""
         return self._log.read_text().count(BEGUN) if self._log.exists() else 0
+
+    @property
+    def said(self) -> list[str]:
+        """The lines of its log."""
+        return self._log.read_text().splitlines() if self._log.exists() else []
 
     async def begin(self) -> None:
         before = self.lives
@@ -269,7 +275,7 @@ def compare(played: Played, repeats: int = KILLS) -> None:
     rules = {msgspec.json.decode(one, type=Alert).rule for one in wanted}
     assert {"power_brake", "node_silent", "xid_critical"} <= rules
     assert set(until) == set(wanted)
-    assert sum(until.values()) - len(until) <= repeats
+    assert sum(until.values()) - len(until) <= repeats, until
 
 
 @pytest.mark.timeout(200)
