@@ -9,11 +9,9 @@ import msgspec
 from collectors.contract.alerts import Alert, Incident
 from collectors.contract.bus import Bus, Message
 from collectors.contract.topics import ALERTS
+from pipeline.watch.alerts.whole import whole
 
 _MOST_KNOWN = 500_000
-_FETCH_S = 0.5
-_MOST_EMPTY = 20
-"""Fetches without a record after which a topic has no more: a busy broker is silent for seconds."""
 
 
 class Published:
@@ -26,25 +24,8 @@ class Published:
 
     async def read(self, bus: Bus, topic: str) -> None:
         """Reads the topic to the end that it has now.  Raises BusUnavailableError."""
-        consumer = bus.consumer([topic], None)
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets()
-            reached = dict.fromkeys(ends, 0)
-            empty = 0
-            # A compacted topic may end before its end offset: so many empty fetches say so, and
-            # fewer only that the broker is slow.
-            while any(reached[p] < end for p, end in ends.items()) and empty < _MOST_EMPTY:
-                chunks = await consumer.fetch(_FETCH_S)
-                empty = 0 if chunks else empty + 1
-                for chunk in chunks:
-                    reached[chunk.partition] = chunk.next_offset
-                    self.learn(zip(chunk.keys, chunk.values, strict=True))
-            if empty:
-                # A broker that is away is silent too, but does not answer this.
-                await consumer.end_offsets()
-        finally:
-            await consumer.stop()
+        async for chunk in whole(bus, topic):
+            self.learn(zip(chunk.keys, chunk.values, strict=True))
 
     def learn(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Takes records of the topic in; what cannot be read is none of ours."""

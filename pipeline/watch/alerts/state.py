@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from collectors.contract.bus import Bus, Message
 from collectors.contract.topics import STATE, Allocation
 from pipeline.watch.alerts.engine import Open
+from pipeline.watch.alerts.whole import whole
 
 VERSION = 1
 PIECE_BYTES = 512 * 1024
 _KEY = b"watch/alerts/"
-_FETCH_S = 0.5
-_MOST_EMPTY = 20
-"""Fetches without a record after which a topic has no more: a busy broker is silent for seconds."""
 
 
 class SavedOpen(msgspec.Struct, frozen=True):
@@ -146,23 +144,8 @@ def assembled(records: Mapping[bytes, bytes]) -> Saved | None:
 
 async def read_state(bus: Bus, prefix: str) -> Saved | None:
     """The newest snapshot on the bus.  Raises BusUnavailableError."""
-    consumer = bus.consumer([prefix + STATE], None)
-    await consumer.start()
     records: dict[bytes, bytes] = {}
-    try:
-        ends = await consumer.end_offsets()
-        reached = dict.fromkeys(ends, 0)
-        empty = 0
-        while any(reached[p] < end for p, end in ends.items()) and empty < _MOST_EMPTY:
-            chunks = await consumer.fetch(_FETCH_S)
-            empty = 0 if chunks else empty + 1
-            for chunk in chunks:
-                reached[chunk.partition] = chunk.next_offset
-                pairs = zip(chunk.keys, chunk.values, strict=True)
-                records.update((key, value) for key, value in pairs if key.startswith(_KEY))
-        if empty:
-            # A broker that is away is silent too, but does not answer this.
-            await consumer.end_offsets()
-    finally:
-        await consumer.stop()
+    async for chunk in whole(bus, prefix + STATE):
+        pairs = zip(chunk.keys, chunk.values, strict=True)
+        records.update((key, value) for key, value in pairs if key.startswith(_KEY))
     return assembled(records)
