@@ -4,9 +4,9 @@ A record's second is a function of the record, its bus time and what its node
 sent before it alone.  Event time is set right by the node's clock offset, so
 that one wrong clock makes nobody late; what then comes more than `LATE_US`
 after its time goes into history and never pages.  Of one node seconds never go
-back: once it has sent something of a later second, nothing of an earlier one
-can come, and a second is over for all as soon as every node that is heard has
-gone beyond it.
+back, and what comes sooner than is usual for it counts as if it had not: so
+nothing of a second can come once a node's next record is due later, and a second
+is over for all as soon as that is so of every node that is heard.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from pipeline.decode.slots import SlotTable, grown
 
 LATE_US = 2_000_000
 """How late a record may be (design, law 7), and how long a node that falls silent is waited for."""
-SOON_US = 1_000_000
-"""A second is evaluated so long after it at the earliest."""
+SOON_US = 250_000
+"""A second is evaluated so long after it at the earliest; what is told of around the GPUs until
+then is known in it."""
 _SECOND_US = 1_000_000
 _MINUTE_US = 60_000_000
 _RISE_PER_US = 1e-3
@@ -39,10 +40,13 @@ SavedOffset = tuple[int, ...]
 """Of a node, in the order of `_FIELDS`; snapshots of earlier releases have the first six."""
 _FIELDS = {
     "offset_us": _UNKNOWN, "least_us": _UNKNOWN, "minute": -1, "run": 0, "left": 0, "last_us": 0,
-    "second": 0, "heard_us": 0,
+    "second": 0, "heard_us": 0, "true_us": 0, "gap_us": 0, "least_gap_us": _UNKNOWN,
 }  # fmt: skip
 """With what each is before a node's first record: offset, least of the minute, minute, run, the run
-before, last bus time; the last second, and the last bus time, of what was not late."""
+before, last bus time; of what was not late the earliest second for which more can count, the last
+bus time and the last event time set right; the least time between two, and that of this minute."""
+_GAP = 0.95
+"""Of the least time between a node's records in a minute, before which its next one is not due."""
 
 
 class Offsets:
@@ -54,9 +58,9 @@ class Offsets:
     the current one has been silent for `SILENT_US`: what an agent still holds
     of a former life comes beside its fresh records, and is history.
 
-    What a node sends counts for no earlier second than what it sent before, and
-    after a silence of more than `LATE_US` for the second in which it came: so
-    nobody has to wait for what a silent node may still send.
+    What a node sends counts for no earlier second than that in which it was due
+    (`_GAP`), and after a silence of more than `LATE_US` for the second in which it
+    came: so nobody has to wait for what a silent node may still send.
     """
 
     def __init__(self, table: SlotTable) -> None:
@@ -102,6 +106,7 @@ class Offsets:
         now["left"][at] = now["run"][at]
         now["offset_us"][at], now["least_us"][at] = delay_us[anew], _UNKNOWN
         now["run"][at] = run[anew]
+        now["gap_us"][at], now["least_gap_us"][at], now["true_us"][at] = 0, _UNKNOWN, 0
         current = ~other | anew
         at = node[current]
         now["least_us"][at] = np.minimum(now["least_us"][at], delay_us[current])
@@ -119,8 +124,14 @@ class Offsets:
         silent = bus_us - now["heard_us"][node] > LATE_US
         second = -(-np.where(silent, bus_us, true_us) // _SECOND_US)
         second = np.where(counts, np.maximum(second, now["second"][node]), -1)
-        at = node[counts]
-        now["second"][at] = second[counts]
+        at, newer_us = node[counts], true_us[counts]
+        before_us, newest_us = now["true_us"][at], np.maximum(now["true_us"][at], newer_us)
+        gap_us = np.where((before_us > 0) & (newer_us > before_us), newer_us - before_us, _UNKNOWN)
+        now["least_gap_us"][at] = np.minimum(now["least_gap_us"][at], gap_us)
+        now["true_us"][at] = newest_us
+        now["second"][at] = np.maximum(
+            second[counts], -(-(newest_us + now["gap_us"][at]) // _SECOND_US)
+        )
         now["heard_us"][at] = np.maximum(now["heard_us"][at], bus_us[counts])
         return second
 
@@ -141,6 +152,10 @@ class Offsets:
         risen = now["offset_us"][known] + (passed * _MINUTE_US * _RISE_PER_US).astype(np.int64)
         now["offset_us"][known] = np.minimum(risen, now["least_us"][known])
         now["least_us"][known] = _UNKNOWN
+        least_us = now["least_gap_us"][known]
+        usual_us = np.minimum(_GAP * least_us, LATE_US).astype(np.int64)
+        now["gap_us"][known] = np.where(least_us < _UNKNOWN, usual_us, 0)
+        now["least_gap_us"][known] = _UNKNOWN
         for name in _FIELDS:
             self._begun[name][at] = now[name][at]
         self._begun["minute"][known] = minute[later][now["minute"][at] >= 0]
