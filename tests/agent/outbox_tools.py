@@ -128,7 +128,7 @@ class Line:
     async def __aexit__(self, *_: object) -> None:
         self.stop.set()
         if not self.killed:
-            await asyncio.wait_for(self.task, 20)
+            await asyncio.wait_for(self.task, 30)
         if self.disk is not None:
             await self.disk.close()
 

@@ -56,11 +56,11 @@ class Node:
             yield
         finally:
             stop.set()
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 30)
             self.held.set()
 
 
-async def until(reached: Callable[[], bool], seconds: float = 20) -> None:
+async def until(reached: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not reached():  # noqa: ASYNC110 -- a thread's doing has no event of ours
             await asyncio.sleep(0.005)
@@ -107,10 +107,8 @@ async def test_all_hang_and_the_end_comes_all_the_same() -> None:
     assert node.agent.lanes.threads <= 9
     # A device that has not answered is not asked again.
     assert [device.readings for device in node.devices] == [1] * 8
-    began = time.monotonic()
     stop.set()
-    await asyncio.wait_for(task, 10)
-    assert time.monotonic() - began < 5
+    await asyncio.wait_for(task, 30)  # the calls would never end
     assert node.backend.closed == 0, "closed beside calls that were under way"
     assert node.records
     assert not any(any(read(record)) for record in node.records)
@@ -120,23 +118,23 @@ async def test_all_hang_and_the_end_comes_all_the_same() -> None:
 async def test_two_slow_gpus_are_read_beside_the_others() -> None:
     """After two ticks each has a thread of its own, until it has been quick again for a while."""
     node = Node()
-    clock, lanes = SystemClock(), Lanes(SystemClock())
-    slow_s = 0.08
+    lanes = Lanes(SystemClock())
+    together = threading.Barrier(2)
 
-    async def tick() -> float:
-        began_us = clock.monotonic_us()
-        answers = await lanes.read(node.devices, inquire=False, share_s=0.02, deadline_s=5)
+    async def tick() -> None:
+        answers = await lanes.read(node.devices, inquire=False, share_s=0.02, deadline_s=60)
         assert len(answers) == 8
         assert all(answer.error is None for answer in answers.values())
-        return (clock.monotonic_us() - began_us) / 1e6
 
     for index in (2, 5):
-        node.devices[index].before_read = lambda: time.sleep(slow_s)
+        node.devices[index].before_read = lambda: time.sleep(0.08)
     await tick()
     await tick()
     assert lanes.threads <= 9
-    took = [await tick() for _ in range(3)]
-    assert min(took) < 2 * slow_s, "one after the other"
+    for index in (2, 5):  # each waits for the other: one after the other, neither would end
+        node.devices[index].before_read = lambda: together.wait(50)
+    for _ in range(3):
+        await tick()
     for index in (2, 5):
         node.devices[index].before_read = None
     for _ in range(12):
@@ -157,7 +155,7 @@ async def test_a_late_reading_has_no_wrong_stamp_and_its_flop_is_not_lost() -> N
     lanes = node.agent.lanes
     held = threading.Event()
     device.before_read = held.wait
-    late = await lanes.read(node.devices, inquire=False, share_s=0.02, deadline_s=0.1)
+    late = await lanes.read(node.devices, inquire=False, share_s=0.02, deadline_s=1.0)
     assert list(late) == [2]
     assert list(lanes.stuck()) == [1]
     held.set()
@@ -229,7 +227,7 @@ async def test_gone_beside_a_call_that_never_ends_is_a_case_for_a_new_process() 
     node.hang(0)
     node.devices[1].error = DriverGoneError("driver not loaded")
     with pytest.raises(RestartNeededError, match="only a new process"):
-        await asyncio.wait_for(node.agent.run(asyncio.Event()), 10)
+        await asyncio.wait_for(node.agent.run(asyncio.Event()), 30)
     assert node.backend.closed == 0
     node.held.set()
 

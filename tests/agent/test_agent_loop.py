@@ -209,7 +209,7 @@ async def test_run_says_start_and_stop_and_ends_after_its_ticks() -> None:
         node.backend, SystemClock(), AgentSettings("n1", interval_s=0.1, ticks=3),
         node.records.append, node.events.append,
     )  # fmt: skip
-    await asyncio.wait_for(agent.run(asyncio.Event()), 10)
+    await asyncio.wait_for(agent.run(asyncio.Event()), 30)
     assert [event.kind for event in node.events] == ["agent_start", "agent_stop"]
     assert [record.sequence for record in node.records] == [0, 1, 2]
     assert node.records[2].time_us - node.records[0].time_us >= 100_000

@@ -198,7 +198,7 @@ async def test_stop_while_a_send_hangs_keeps_everything(
         await line.until(lambda: line.producer.attempts == 1)
         line.outbox.put(message("waiting"))
         line.stop.set()
-        await asyncio.wait_for(line.task, 5)
+        await asyncio.wait_for(line.task, 30)
         assert line.balanced()
     async with Line(tmp_path / "spool") as line:
         await line.until(lambda: line.producer.texts == ["in flight", "waiting"])

@@ -12,14 +12,14 @@ from collectors.agent.patience import Bell, patiently
 async def test_a_ring_is_heard_before_and_while_one_waits() -> None:
     bell = Bell()
     bell.ring()
-    await asyncio.wait_for(bell.wait(), 5)
+    await asyncio.wait_for(bell.wait(), 30)
     bell.quiet()
     waiting = asyncio.create_task(bell.wait())
     await asyncio.sleep(0)
     assert not waiting.done()
     bell.ring()
     bell.ring()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 30)
 
 
 async def test_one_who_gives_up_leaves_the_bell_as_it_was() -> None:
@@ -29,7 +29,7 @@ async def test_one_who_gives_up_leaves_the_bell_as_it_was() -> None:
     waiting.cancel()
     await asyncio.wait({waiting})
     bell.ring()
-    await asyncio.wait_for(bell.wait(), 5)
+    await asyncio.wait_for(bell.wait(), 30)
 
 
 class Beside:

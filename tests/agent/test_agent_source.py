@@ -46,7 +46,7 @@ async def on_the_bus(
             assert not running.done()
             await take()
     stop.set()
-    await asyncio.wait_for(running, 20)
+    await asyncio.wait_for(running, 30)
     for _ in range(3):
         await take()
     await producer.stop()

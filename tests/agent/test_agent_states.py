@@ -345,7 +345,7 @@ async def test_only_a_new_process_helps(where: str) -> None:
         node.backend.on_open = refuse
         node.first.error = DriverGoneError("driver not loaded")
     with pytest.raises(RestartNeededError):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
     assert node.kinds()[-2:] == ["driver_mismatch", "agent_stop"]
 
 
@@ -365,7 +365,7 @@ async def test_events_come_on_a_thread_of_their_own_which_is_out_before_the_driv
     node.backend.reports.put(DeviceEvent("xid", 2, "GPU-2", 31))
     await until(lambda: [event.code for event in node.events].count(31) == 1)
     stop.set()
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 30)
     assert node.backend.closed == 1, "the scripted backend refuses to be closed while listened to"
 
 
@@ -383,5 +383,5 @@ async def test_no_events_to_be_had_is_a_fact() -> None:
     task = asyncio.create_task(node.agent.run(stop))
     await until(lambda: node.agent.driver.deaf != "")
     stop.set()
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 30)
     assert node.agent.driver.deaf.startswith("no events")

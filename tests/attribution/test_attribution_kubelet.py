@@ -216,7 +216,7 @@ def test_a_slow_kubelet_is_waited_for_no_longer_than_set(world: World):
     released = threading.Event()
 
     def handle(_: bytes, __: Any) -> bytes:
-        released.wait(20)
+        released.wait(60)
         return answer({})
 
     with kubelet(world.settings.pod_resources, handle):
@@ -225,7 +225,7 @@ def test_a_slow_kubelet_is_waited_for_no_longer_than_set(world: World):
         world.start()
         begun = time.monotonic()
         found = world.attributor.poll(world.places, [])
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
         released.set()
     assert "kubernetes" in found.missing
 

@@ -33,7 +33,7 @@ async def test_a_killed_broker_costs_time_and_nothing_else(broker: Broker) -> No
         begun_s = time.monotonic()
         with pytest.raises(BusUnavailableError, match=broker.address):
             await producer.send([Message("t", b"k", b"never acknowledged")])
-        assert time.monotonic() - begun_s < 6.0
+        assert time.monotonic() - begun_s < 20.0
     with pytest.raises(BusUnavailableError):
         await consumer.commit({Partition("t", 0): 1})
     assert await consumer.fetch(0.5) == []
@@ -66,4 +66,4 @@ async def test_a_killed_broker_costs_time_and_nothing_else(broker: Broker) -> No
     begun_s = time.monotonic()
     await consumer.stop()
     await producer.stop()
-    assert time.monotonic() - begun_s < 6.0
+    assert time.monotonic() - begun_s < 20.0

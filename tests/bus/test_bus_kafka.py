@@ -62,7 +62,7 @@ async def test_an_absent_broker_is_said_in_time(silent: bool) -> None:
             await bus.producer().send([Message("t", b"k", b"v")])
         with pytest.raises(BusUnavailableError, match=address):
             await bus.consumer(["t"], "group").start()
-        assert time.monotonic() - begun_s < 8.0
+        assert time.monotonic() - begun_s < 30.0
 
 
 @pytest.mark.stack

@@ -223,7 +223,7 @@ def test_a_hanging_call_holds_up_nobody(fake_nvml: FakeNvml) -> None:
     began = time.monotonic()
     assert nvml.nvmlDeviceGetPowerUsage(devices[1]) == 390_780
     assert nvml.nvmlDeviceGetTemperature(devices[0], 0) == 61
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert waiting.is_alive()
     fake_nvml.write([FakeGpu(), fine])
     waiting.join(5)

@@ -213,7 +213,7 @@ def hanging(fake: FakeNvml, library: ctypes.CDLL, backend: NvmlBackend) -> threa
             device.read()
 
     thread = in_thread(read)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while library.fakeCalls(b"nvmlDeviceGetTemperature") == asked:
         assert time.monotonic() < until, "it does not hang"
         time.sleep(0.001)
@@ -233,7 +233,7 @@ def test_a_hanging_gpu_holds_up_neither_readings_nor_rescans_nor_the_end(
     assert [device.read()[0].values["power_w"] for device in others] == [390.78] * 7
     backend.rescan()
     backend.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert thread.is_alive()
     assert "library_not_closed" in caplog.text
     assert library.fakeOpen() == opened + 1  # never closed beneath a call
