@@ -229,6 +229,8 @@ async def _print_scraped(source: ScrapeSource, *, once: bool) -> None:
     )  # fmt: skip
     if once:
         await source.collect_once(receivers)
+        if not labels:
+            raise click.ClickException("no exporter has answered with a GPU; the log says why")
         return
     with stop_signals(stop):
         await source.collect(receivers, stop)

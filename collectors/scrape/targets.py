@@ -125,8 +125,8 @@ def parse_groups(found: Any) -> list[Target]:
 
 def read_targets(path: Path) -> list[Target]:
     """A file's targets, by its suffix.  Raises ValueError, OSError."""
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return parse_groups(msgspec.json.decode(text))
         if path.suffix in {".yml", ".yaml"}:
@@ -146,7 +146,7 @@ def _yaml(text: str) -> Any:
 
 
 class TargetList:
-    """Addresses and a file together.  Raises ValueError, OSError for what cannot be read at first."""
+    """Addresses and a file together.  Raises ValueError for what cannot be read at first."""
 
     def __init__(self, urls: Sequence[str] = (), path: Path | None = None) -> None:
         self._given = [make_target(url) for url in urls]
@@ -154,8 +154,14 @@ class TargetList:
         self._stamp: tuple[int, int] | None = None
         self._targets: list[Target] = []
         if path is not None:
-            self._stamp = _stamp(path)
-            self._targets = read_targets(path)
+            try:
+                self._stamp = _stamp(path)
+                self._targets = read_targets(path)
+            except OSError as error:
+                reason = error.strerror or error
+                raise ValueError(
+                    f"the file of exporters, {path}, cannot be read: {reason}"
+                ) from error
         if not self.targets:
             raise ValueError("no exporter to read: give an address, or a file that has one a line")
 

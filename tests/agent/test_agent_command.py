@@ -283,6 +283,16 @@ def test_exporters_are_read_instead(tmp_path: Path) -> None:
     assert facts["facts"]["source"] == "scrape"
 
 
+def test_exporters_of_which_none_answers_are_no_success(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = run(None, tmp_path, "--scrape", url, "--once", "--stdout")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "exporter_away" in done.stderr
+    assert "no exporter has answered" in done.stderr
+
+
 class QuietHandler(SimpleHTTPRequestHandler):
     """A folder over HTTP."""
 

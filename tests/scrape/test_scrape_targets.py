@@ -68,6 +68,15 @@ def test_other_files_are_named(text: str, name: str, tmp_path: Path) -> None:
         read_targets(path)
 
 
+@pytest.mark.parametrize("name", ["absent.txt", "t.json", "t.txt"])
+def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name != "absent.txt":
+        path.write_bytes(b"\xff\xfe[]")
+    with pytest.raises(ValueError, match=name):
+        TargetList([], path)
+
+
 def test_the_file_is_read_again_when_it_changes_and_kept_when_it_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "targets"
     path.write_text("http://a:9400\n")
