@@ -108,6 +108,39 @@ def test_a_programs_fault_is_its_tenants_and_not_on_calls() -> None:
     assert heard(bolt) == set()
 
 
+def turn_of_jobs(at_us: int) -> Log:
+    """A program fails and a node goes dark, both as their job ends, and on the first the next one
+    begins at once; on a third node a job ended minutes before a GPU is lost."""
+    scenario: dict[str, Any] = {
+        "minutes": 4,
+        "do": [
+            {"at": 60, "where": "r2n1", "silent": True},
+            {"at": 200, "where": "r2n2/1",
+             "rate": {"down_us": 1_000_000, "observed_us": 0, "active_us": 0}},
+        ],
+        "event": [{"at": 60, "told_at": 62, "where": "r1n1/2", "kind": "xid", "code": 31}],
+    }  # fmt: skip
+    log = Plain(scenario).play()
+    for node, tenant, start_us, end_us in (
+        ("r1n1", "acme", T0, at_us), ("r1n1", "next", at_us + S, None),
+        ("r2n1", "bolt", T0, at_us), ("r2n2", "gone", T0, at_us),
+    ):  # fmt: skip
+        claim = Allocation(
+            "test", f"{node}-{tenant}", tenant, "", f"job of {tenant}", (Subject(node),), start_us,
+            end_us,
+        )  # fmt: skip
+        log.put(ALLOC, claim.key, msgspec.json.encode(claim), T0 if end_us is None else at_us)
+    log.settle()
+    return log
+
+
+def test_a_job_that_a_fault_ended_is_named() -> None:
+    named = fired(life(turn_of_jobs(T0 + 60 * S), NO_TENANTS).alerts)
+    assert named["r1n1·2"] == (("acme",), ("job of acme",))
+    assert named["r2n1"] == (("bolt",), ("job of bolt",))
+    assert named["r2n2·1"] == ((), ())
+
+
 def test_rules_about_tenants_work_call_nobody_else() -> None:
     tenants = {rule.name for rule in load_rules() if rule.concerns == "tenant"}
     assert tenants == {"xid_of_program", "allocated_and_idle", "gpu_hung"}

@@ -15,6 +15,7 @@ from collectors.contract.identity import parse_slot
 from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import Allocation, Event, FacilityReading
 from pipeline.books.claim_index import ClaimIndex
+from pipeline.books.claims import Rank, claims_of
 from pipeline.health import LAG_RECORDS, LAG_S, HealthRecord
 from pipeline.watch.alerts.buffer import SOON_US
 from pipeline.watch.alerts.inputs import Floats, Placed
@@ -24,6 +25,9 @@ EVENT_OLD_US = 600_000_000
 """An event that is told of later than this goes into history and never pages."""
 FACILITY_HOLD_US = 600_000_000
 _ENDED_US = 3_600_000_000
+LATELY_US = 60_000_000
+"""A fault ends the job that it hits, often before it is seen: whoever let go so shortly before is
+named."""
 _BOARD_OLD_US = 60_000_000
 _MOST_WAITING = 200_000
 Told = Allocation | Event | FacilityReading | HealthRecord
@@ -66,7 +70,9 @@ class Holders:
 
     def __init__(self, layout: FleetLayout, names: Tenants = NO_TENANTS) -> None:
         self.owners, self.jobs = ClaimIndex(layout.places, names), ClaimIndex(layout.places)
+        self._places, self._names = layout.places, names
         self._known: dict[bytes, Allocation] = {}
+        self._of_node: dict[str, list[Allocation]] | None = None
         self._swept_us = 0
 
     def apply(self, allocation: Allocation, time_us: int) -> None:
@@ -75,6 +81,7 @@ class Holders:
         name = allocation.job or allocation.id
         self.jobs.apply(msgspec.structs.replace(allocation, tenant=name))
         self._known[allocation.key] = allocation
+        self._of_node = None
         if time_us > self._swept_us + _ENDED_US:
             self._swept_us = time_us
             self._known = {key: one for key, one in self._known.items() if _lives(one, time_us)}
@@ -82,6 +89,43 @@ class Holders:
     def alive(self, time_us: int) -> list[Allocation]:
         """Those that still matter."""
         return [one for one in self._known.values() if _lives(one, time_us)]
+
+    def hit(self, gpus: NDArray[np.intp], time_us: int) -> tuple[set[str], set[str]]:
+        """Tenants and jobs that held some positions at a time; of those that nobody held, who let
+        go of them within `LATELY_US` before."""
+        if self._of_node is None:
+            self._of_node = {}
+            for one in self._known.values():
+                for node in {subject.node for subject in one.subjects}:
+                    self._of_node.setdefault(node, []).append(one)
+        indices: list[int] = gpus.tolist()
+        found = [self._hit(*self._places[gpu], time_us) for gpu in indices]
+        return {tenant for tenant, _ in found} - {""}, {job for _, job in found} - {""}
+
+    def _hit(self, node: str, slot: int, time_us: int) -> tuple[str, str]:
+        best: tuple[bool, int, Rank] | None = None
+        name = ("", "")
+        for allocation in (self._of_node or {}).get(node, ()):
+            if not _near(allocation, time_us):
+                continue
+            for claim in claims_of(allocation, self._names):
+                if claim.node != node or not claim.holds(slot):
+                    continue
+                if not claim.from_us <= time_us < claim.to_us + LATELY_US:
+                    continue
+                holds = claim.to_us > time_us
+                rank = (holds, 0 if holds else claim.to_us, claim.rank)
+                if best is None or rank > best:
+                    best = rank
+                    upkeep = claim.rank.maintenance
+                    job = allocation.job or allocation.id
+                    name = ("", "") if upkeep else (claim.owner.tenant, job)
+        return name
+
+
+def _near(allocation: Allocation, time_us: int) -> bool:
+    ended = allocation.to_us is not None and allocation.to_us + LATELY_US <= time_us
+    return allocation.from_us <= time_us and not ended
 
 
 def _lives(allocation: Allocation, time_us: int) -> bool:

@@ -103,7 +103,8 @@ class Core:
         tick = self._tick(second, events)
         self.values.begin(tick)
         changes = self.engine.step(tick, self.values)
-        alerts = [alert_of(one, tick, self.values, self.subjects) for one in changes]
+        hit = self.holders.hit
+        alerts = [alert_of(one, tick, self.values, self.subjects, hit) for one in changes]
         if self.incidents is None:
             return alerts, []
         return self.incidents.take(alerts, tick.time_us)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from collectors.contract.alerts import Alert
 from collectors.contract.xids import ACTIONS, advice
 from pipeline.watch.alerts.derive import Values
 from pipeline.watch.alerts.engine import Change
-from pipeline.watch.alerts.inputs import Tick
+from pipeline.watch.alerts.inputs import Placed, Tick
 from pipeline.watch.alerts.rules import Rule
 from pipeline.watch.alerts.subjects import Subjects, fingerprint
 
@@ -28,14 +29,20 @@ CAUSE_TITLES = {
 MOST_NAMES = 50
 
 
-def alert_of(change: Change, tick: Tick, values: Values, subjects: Subjects) -> Alert:
+class Hit(Protocol):
+    """Tenants and jobs that held some GPUs at a time: see `around.Holders.hit`."""
+
+    def __call__(self, gpus: NDArray[np.intp], time_us: int) -> tuple[set[str], set[str]]: ...
+
+
+def alert_of(change: Change, tick: Tick, values: Values, subjects: Subjects, hit: Hit) -> Alert:
     """The record of a transition."""
     rule, index = change.rule, change.index
     subject = subjects.subject(rule, index, tick.owners)
     finding = values.findings.get((rule.name, index))
     gpus = subjects.gpus(rule, index, tick) if finding is None else finding.gpus
     value = None if math.isnan(change.value) or rule.eventful else round(change.value, 4)
-    tenants, jobs = _held(gpus, tick)
+    tenants, jobs = _held(change, gpus, tick, values.events.get((rule.name, index)), hit)
     return Alert(
         fingerprint=fingerprint(rule.name, rule.scope, subjects.key(rule, index, tick.owners)),
         rule=rule.name,
@@ -65,15 +72,29 @@ def alert_of(change: Change, tick: Tick, values: Values, subjects: Subjects) -> 
     )
 
 
-def _held(gpus: NDArray[np.intp], tick: Tick) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tenants and jobs that hold some GPUs, by name; at most MOST_NAMES each."""
+def _held(
+    change: Change, gpus: NDArray[np.intp], tick: Tick, placed: Placed | None, hit: Hit
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tenants and jobs that hold some GPUs, by name; at most MOST_NAMES each.
+
+    Of an event those count that held them when it happened, as the next job may have begun since;
+    where nobody holds any now, those that did when it began.
+    """
     held = gpus[tick.allocated[gpus]]
-    return _named(tick.owner[held], tick.owners), _named(tick.job[held], tick.jobs)
+    if placed is not None and len(gpus):
+        offset_s = float(np.nan_to_num(tick.clock_offset_s[gpus[0]]))
+        at_us = placed.event.time_us + round(offset_s * 1e6)
+        tenants, jobs = hit(gpus, min(at_us, tick.time_us))
+    elif len(held):
+        tenants, jobs = _names(tick.owner[held], tick.owners), _names(tick.job[held], tick.jobs)
+    else:
+        tenants, jobs = hit(gpus, change.since_s * 1_000_000)
+    return tuple(sorted(tenants)[:MOST_NAMES]), tuple(sorted(jobs)[:MOST_NAMES])
 
 
-def _named(codes: NDArray[np.int32], names: Sequence[str]) -> tuple[str, ...]:
+def _names(codes: NDArray[np.int32], names: Sequence[str]) -> set[str]:
     some: list[int] = np.unique(codes).tolist()
-    return tuple(sorted({names[code] for code in some} - {""})[:MOST_NAMES])
+    return {names[code] for code in some} - {""}
 
 
 def _evidence(rule: Rule, index: int, tick: Tick, values: Values) -> dict[str, float]:
