@@ -118,6 +118,14 @@ class Database:
         await asyncio.to_thread(self._engine.dispose)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BooksSetupError(f"the books' folder {folder} cannot be made: {reason}") from error
+
+
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -125,7 +133,7 @@ def _engine(url: str) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(parsed.database).parent)
         elif parsed.get_backend_name() != "postgresql":
             raise ArgumentError("no such database")
         engine = create_engine(parsed) if sqlite else _server(parsed)

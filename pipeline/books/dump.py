@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -59,13 +60,20 @@ class Counted:
 def write_dump(connection: Connection, file: Path) -> Counted:
     """Writes all tables to a new file, which has its name only once it is whole on disk."""
     part = file.with_name(file.name + ".part")
-    with part.open("wb") as raw:
-        part.chmod(0o600)
-        with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, filename="", mtime=0) as out:
-            counted = _write(connection, cast("BinaryIO", out))
-        raw.flush()
-        os.fsync(raw.fileno())
-    part.replace(file)
+    try:
+        with part.open("wb") as raw:
+            part.chmod(0o600)
+            with gzip.GzipFile(
+                fileobj=raw, mode="wb", compresslevel=6, filename="", mtime=0
+            ) as out:
+                counted = _write(connection, cast("BinaryIO", out))
+            raw.flush()
+            os.fsync(raw.fileno())
+        part.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
     return counted
 
 

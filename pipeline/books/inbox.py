@@ -12,7 +12,7 @@ from collectors.contract.bus import Chunk
 from collectors.contract.topics import ALLOC, FLUSHED, Allocation, Flushed
 from pipeline.books import progress, versions
 from pipeline.books.claims import claims_of
-from pipeline.books.progress import NodeHour
+from pipeline.books.progress import Cause, NodeHour
 from pipeline.health import HealthBoard
 
 _log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Inbox:
     def write(self, connection: Connection) -> int | None:
         """Writes all of it; returns the earliest hour in the ledger that an allocation touches."""
         changes = versions.record(connection, self.allocations)
-        earliest = versions.mark_changes(connection, changes)
-        progress.add_pending(connection, sorted(self._touched))
+        earliest = versions.mark_changes(connection, changes, Cause.ALLOCATIONS)
+        progress.add_pending(connection, sorted(self._touched), Cause.RECORDS)
         known = progress.read_clocks(connection)
         progress.save_clocks(connection, _later(known, self._clocks))
         progress.save_positions(connection, self._offsets)

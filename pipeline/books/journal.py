@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Table, and_, delete, update
 
 from collectors.contract.inventory import Inventory
 from pipeline.books import schema, totals
+from pipeline.books.frozen import keep_out, stretches
 from pipeline.books.progress import in_batches, read_meta, write_meta
 from pipeline.books.rows import FIGURES, HOUR_US, LedgerRows
 
@@ -79,8 +80,29 @@ def replace_hours(
     """Puts the rows in place of all that the ledger has of these hours of `rows.nodes`.
 
     The sums that are kept follow by the difference, and what was pending of
-    these node-hours is done.
+    these node-hours is done.  Hours of frozen months stay as they are: what
+    would be another is noted as adjustments (`pipeline.books.frozen`).
     """
+    for part, frozen in stretches(connection, hours):
+        some = rows if part == hours else rows.within(part)
+        if frozen is None:
+            _replace(connection, some, part, stamp, models, zone)
+            continue
+        named = [
+            models.at(some.nodes[int(node)], int(hour))
+            for node, hour in zip(some.node.tolist(), some.hour.tolist(), strict=True)
+        ]
+        keep_out(connection, frozen, some, named, part, stamp.computed_us)
+
+
+def _replace(
+    connection: Connection,
+    rows: LedgerRows,
+    hours: range,
+    stamp: HourStamp,
+    models: Models,
+    zone: ZoneInfo,
+) -> None:
     change = totals.no_change()
     places = [[models.place(node, hour) for hour in hours] for node in rows.nodes]
     row_places = [
@@ -184,6 +206,11 @@ def keep_totals(connection: Connection, inventory: Inventory) -> None:
     totals.rebuild(connection, ZoneInfo(inventory.time_zone))
     write_meta(connection, _ZONE, inventory.time_zone)
     write_meta(connection, _TOTALS, _TOTALS_NOW)
+
+
+def kept_zone(connection: Connection) -> str | None:
+    """By which time zone's days the sums are kept; None before any are."""
+    return read_meta(connection, _ZONE)
 
 
 def _place_hours(connection: Connection, inventory: Inventory) -> None:

@@ -80,14 +80,20 @@ class Leader:
         """As `Database.write`.  Raises LeadershipLostError where another process leads."""
 
         def guarded(connection: Connection) -> T:
-            meta = schema.meta.c
-            # The row is held until the end, so that nobody can begin to lead in between.
-            query = select(meta.value).where(meta.key == _WORD).with_for_update()
-            if connection.execute(query).scalar() != self._word:
+            if hold_lead(connection) != self._word:
                 raise LeadershipLostError("another process writes these books now")
             return work(connection)
 
         return await self._database.write(guarded)
+
+
+def hold_lead(connection: Connection) -> str | None:
+    """The word of who leads.  Until the transaction ends nobody can begin to lead, and who leads
+    writes nothing."""
+    meta = schema.meta.c
+    return connection.execute(
+        select(meta.value).where(meta.key == _WORD).with_for_update()
+    ).scalar()
 
 
 def _lock(engine: Engine) -> Callable[[], None] | None:

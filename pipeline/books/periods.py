@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, and_, func, select
 
 from pipeline.books import schema
+from pipeline.books.frozen import Frozen, frozen_within
 from pipeline.books.rows import HOUR_US
 
 Resolution = Literal["total", "month", "day", "hour"]
@@ -122,6 +123,8 @@ class Standing:
     from_us: int | None
     as_of_us: int | None
     final: bool
+    frozen: Frozen | None = None
+    """How it was frozen, where it is a month that is."""
 
     def covered_us(self, hours: range) -> int:
         """How much of some hours the ledger has."""
@@ -150,4 +153,7 @@ def standing(connection: Connection, period: Period) -> Standing:
     pending = select(waits).where(waits >= period.hours.start, waits < period.hours.stop).limit(1)
     unsettled = connection.execute(is_open).first() or connection.execute(pending).first()
     whole = as_of_us >= period.to_us
-    return Standing(first * HOUR_US, as_of_us, final=whole and unsettled is None)
+    frozen = next(
+        (one for one in frozen_within(connection, period.hours) if one.hours == period.hours), None
+    )
+    return Standing(first * HOUR_US, as_of_us, whole and unsettled is None, frozen)

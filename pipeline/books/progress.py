@@ -7,6 +7,7 @@ together with what it stands for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import IntFlag
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -15,11 +16,23 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.books import schema
 from pipeline.books.rows import HOUR_US
+from pipeline.books.schema_months import adjustments
 from pipeline.books.spans import Spans, pack, unpack
 
 T = TypeVar("T")
 NodeHour = tuple[int, str]
 """(hour, node)."""
+
+
+class Cause(IntFlag):
+    """Why a node-hour is to be computed again; several may come together."""
+
+    RECORDS = 1
+    ALLOCATIONS = 2
+    SITE_FILES = 4
+    REBUILD = 8
+
+
 _MANY = 400
 """Values per IN list, well below the number of parameters that a database takes."""
 
@@ -65,10 +78,18 @@ def write_meta(connection: Connection, key: str, value: str) -> None:
     upsert(connection, schema.meta, [{"key": key, "value": value}], ["value"])
 
 
-def add_pending(connection: Connection, node_hours: Iterable[NodeHour]) -> None:
-    """Marks node-hours to be computed."""
-    rows = [{"hour": hour, "node": node} for hour, node in node_hours]
-    upsert(connection, schema.pending, rows, [])
+def add_pending(connection: Connection, node_hours: Iterable[NodeHour], cause: Cause) -> None:
+    """Marks node-hours to be computed, beside what they are marked for already."""
+    rows = [{"hour": hour, "node": node, "causes": int(cause)} for hour, node in node_hours]
+    if not rows:
+        return
+    table = schema.pending
+    statement = insert_into(connection, table)
+    both = table.c.causes.op("|")(statement.excluded.causes)
+    statement = statement.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_={"causes": both}
+    )
+    connection.execute(statement, rows)
 
 
 def drop_pending(connection: Connection, node_hours: Iterable[NodeHour]) -> None:
@@ -164,13 +185,14 @@ def read_until(connection: Connection, from_hour: int) -> dict[NodeHour, int]:
 
 
 def seen_nodes(connection: Connection, hour: int, nodes: Iterable[str]) -> list[str]:
-    """The nodes of which the ledger has anything but unobserved time in an hour."""
-    table = schema.hours.c
-    known = table.active_us + table.idle_us + table.down_us > 0
+    """The nodes of which the ledger, or an adjustment of it, has anything but unobserved time in
+    an hour."""
     found: set[str] = set()
     for batch in in_batches(nodes):
-        query = select(table.node).where(table.hour == hour, table.node.in_(batch), known)
-        found.update(node for (node,) in connection.execute(query.distinct()))
+        for table in (schema.hours.c, adjustments.c):
+            known = table.active_us + table.idle_us + table.down_us > 0
+            query = select(table.node).where(table.hour == hour, table.node.in_(batch), known)
+            found.update(node for (node,) in connection.execute(query.distinct()))
     return sorted(found)
 
 

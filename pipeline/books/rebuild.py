@@ -28,7 +28,7 @@ from pipeline.books.gather import Gathered, gather
 from pipeline.books.journal import HourStamp, Models
 from pipeline.books.leader import Leader
 from pipeline.books.ledger import compute_hours
-from pipeline.books.progress import NodeHour
+from pipeline.books.progress import Cause, NodeHour
 from pipeline.books.remember import Memory, fresh
 from pipeline.books.rows import HOUR_MINUTES, HOUR_US
 from pipeline.books.spans import by_node, merge_spans, spans_of
@@ -102,7 +102,7 @@ class HoursRebuild:
         todo = _complete(connection, hours, self._site.inventory)
         goes_on = progress.read_meta(connection, _META) == f"{hours.start} {hours.stop}"
         if not (goes_on and todo.intersection(progress.read_pending(connection))):
-            progress.add_pending(connection, sorted(todo))
+            progress.add_pending(connection, sorted(todo), Cause.REBUILD)
             progress.write_meta(connection, _META, f"{hours.start} {hours.stop}")
         return todo
 

@@ -25,11 +25,12 @@ from collectors.contract.tenants import NO_TENANTS, Tenants
 from collectors.contract.topics import ALLOC, FLUSHED, GPU
 from collectors.kit.clock import Clock
 from pipeline.books import progress
-from pipeline.books.agenda import reached_us
 from pipeline.books.compute import Computer
 from pipeline.books.database import BooksUnavailableError, Database
+from pipeline.books.deadline import Deadline
 from pipeline.books.inbox import Inbox
 from pipeline.books.leader import Leader, LeadershipLostError
+from pipeline.books.reach import Reach
 from pipeline.books.remember import Memory
 from pipeline.books.rows import HOUR_US
 from pipeline.books.site_now import SiteNow
@@ -38,8 +39,6 @@ from pipeline.series.port import SeriesStore, StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 _SECOND_US = 1_000_000
-_EVEN_US = 30 * _SECOND_US
-"""Partitions this close together all announce; only others are asked whether they have an end."""
 _DRAINED_S = 10.0
 _STANDBY_S = 1.0
 """Between two looks whether the one that leads is gone."""
@@ -55,6 +54,8 @@ class BooksSettings:
     lateness_s: float = 900.0
     margin_s: float = 3.0
     chunk_minutes: int = 8_000
+    minutes_days: float = 90.0
+    """How long the series store keeps minutes."""
 
 
 class Books:
@@ -86,7 +87,8 @@ class Books:
         self._inbox = Inbox(settings.prefix, board)
         self._read: dict[Partition, int] = {}
         self._computer = self._new_computer(Memory())
-        self._partitions: int | None = None
+        self._reach = Reach(bus, settings.prefix + GPU, database)
+        self._deadline = Deadline(database, board, settings.minutes_days)
         self._open = False
         self._alone = asyncio.Lock()
         self._due_us = 0
@@ -139,6 +141,7 @@ class Books:
     async def close(self) -> None:
         """Leaves the bus and the lead; for those who call `finish` without `run`."""
         self._inbox.clear()
+        self._deadline.forget()
         if self._open:
             self._open = False
             await self._consumer.stop()
@@ -169,7 +172,8 @@ class Books:
         self._computer = self._new_computer(memory)
         saved = await self._database.read(progress.read_positions)
         self._consumer = self._bus.consumer(self._topics, None)
-        self._read, self._partitions = {}, None
+        self._read = {}
+        self._reach.forget()
         await self._consumer.start()
         ends = await self._consumer.end_offsets()
         for partition, end in ends.items():
@@ -248,7 +252,7 @@ class Books:
         )
 
     async def _cycle(self) -> None:
-        reached = await self._reached_us()
+        reached = await self._reach.reached_us()
         self._board.add("books_cycles")
         if reached is None:
             return
@@ -257,33 +261,15 @@ class Books:
         await self._compute(until_us, reached - self._lateness_us)
         self.as_of_us = until_us
         self._board.set("books_as_of_us", until_us)
+        await self._deadline.tell(self._site.files.inventory.time_zone, until_us)
 
     @property
     def _lateness_us(self) -> int:
         return int(self._settings.lateness_s * 1e6)
 
     async def _final_before_us(self) -> int:
-        reached = await self._reached_us()
+        reached = await self._reach.reached_us()
         return 0 if reached is None else reached - self._lateness_us
-
-    async def _reached_us(self) -> int | None:
-        """The bus time that all partitions have passed, as far as it can be told."""
-        clocks = await self._database.read(progress.read_clocks)
-        times = [bus_us for _, bus_us in clocks.values()]
-        if self._partitions == len(clocks) and max(times) - min(times) < _EVEN_US:
-            return reached_us(clocks, None)
-        ends = await self._gpu_ends()
-        self._partitions = len(ends)
-        return reached_us(clocks, ends)
-
-    async def _gpu_ends(self) -> dict[int, int]:
-        consumer = self._bus.consumer([self._settings.prefix + GPU], None, latest=True)
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets()
-        finally:
-            await consumer.stop()
-        return {partition.number: end for partition, end in ends.items()}
 
     async def _drain(self) -> None:
         """Reads to the end of the topics as it is now."""

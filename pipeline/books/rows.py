@@ -65,6 +65,20 @@ class LedgerRows:
     def __len__(self) -> int:
         return len(self.hour)
 
+    def within(self, hours: range) -> LedgerRows:
+        """The rows of some hours."""
+        there = (self.hour >= hours.start) & (self.hour < hours.stop)
+        return LedgerRows(
+            self.nodes,
+            self.owners,
+            self.hour[there],
+            self.node[there],
+            self.slot[there],
+            self.owner[there],
+            self.origin[there],
+            {name: column[there] for name, column in self.figures.items()},
+        )
+
     def by_key(self) -> dict[RowKey, dict[str, int]]:
         """Every row as plain integers, `origin` among them; for comparison and small answers."""
         columns = {name: column.tolist() for name, column in self.figures.items()}

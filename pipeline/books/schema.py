@@ -202,9 +202,11 @@ pending = Table(
     metadata,
     _whole("hour", primary_key=True),
     _text("node", primary_key=True),
+    Column("causes", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
-"""Node-hours to be computed again; written with the positions that told of them."""
+"""Node-hours to be computed again, and why (`pipeline.books.progress.Cause`); written with the
+positions that told of them."""
 
 positions = Table(
     "positions",

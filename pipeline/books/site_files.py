@@ -27,6 +27,7 @@ from collectors.contract.topics import Allocation, dumps
 from collectors.kit.toml_file import ConfigError
 from pipeline.books import progress, schema, versions
 from pipeline.books.acts import Act, write_act
+from pipeline.books.progress import Cause
 from pipeline.books.rows import HOUR_US
 from pipeline.books.versions import Change
 
@@ -61,7 +62,7 @@ def adopt(connection: Connection, files: SiteFiles, at_us: int, topic: str) -> i
         earliest.append(_mark_installed(connection, changes))
     old = before.tenants
     named = list(named_changes(connection, old, files.tenants))
-    earliest.append(versions.mark_changes(connection, named))
+    earliest.append(versions.mark_changes(connection, named, Cause.SITE_FILES))
     if new_tenants:
         _publish(connection, old, files.tenants, at_us, topic)
     return min((hour for hour in earliest if hour is not None), default=None)
@@ -156,7 +157,7 @@ def _mark_installed(connection: Connection, changes: Iterable[Change]) -> int | 
         first = max(hours.start, change.from_us // HOUR_US)
         last = min(hours.stop - 1, (change.to_us - 1) // HOUR_US)
         marked.update((hour, node) for node in change.nodes for hour in range(first, last + 1))
-    progress.add_pending(connection, sorted(marked))
+    progress.add_pending(connection, sorted(marked), Cause.SITE_FILES)
     return min((hour for hour, _ in marked), default=None)
 
 

@@ -30,7 +30,7 @@ from collectors.contract.topics import Allocation, Subject
 from pipeline.books import schema
 from pipeline.books.claims import Claim, claims_of
 from pipeline.books.corrections import CORRECTION, Key, corrected_by, target_of
-from pipeline.books.progress import NodeHour, add_pending, in_batches
+from pipeline.books.progress import Cause, NodeHour, add_pending, in_batches
 from pipeline.books.rows import HOUR_US
 
 _NEVER = 2**63 - 1
@@ -285,7 +285,7 @@ def claims_between(
     return dict(claims)
 
 
-def mark_changes(connection: Connection, changes: Iterable[Change]) -> int | None:
+def mark_changes(connection: Connection, changes: Iterable[Change], cause: Cause) -> int | None:
     """Marks as pending all node-hours in the ledger that changes touch; returns the earliest hour."""
     table = schema.node_hours.c
     marked: set[NodeHour] = set()
@@ -295,5 +295,5 @@ def mark_changes(connection: Connection, changes: Iterable[Change]) -> int | Non
             within = and_(table.hour >= change.from_us // HOUR_US, table.hour <= last)
             query = select(table.hour, table.node).where(within, table.node.in_(nodes))
             marked.update((hour, node) for hour, node in connection.execute(query))
-    add_pending(connection, sorted(marked))
+    add_pending(connection, sorted(marked), cause)
     return min((hour for hour, _ in marked), default=None)

@@ -59,6 +59,18 @@ def load_settings(file: Path | None, options: Mapping[str, object]) -> Settings:
     return config.load(Settings, environ=os.environ, options=options, file=file)
 
 
+def make_data_folder(settings: Settings) -> None:
+    """Makes the folder of what the embedded parts keep, for this user alone.  Raises ConfigError."""
+    folder = settings.data
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"data: the folder {folder} cannot be made ({reason}); name another"
+        ) from error
+
+
 def make_source(name: str, options: SourceOptions, clock: Clock) -> Source:
     """A source by name.  Raises ConfigError for options that it cannot serve."""
     factory: Callable[[SourceOptions, Clock], Source] = plugins.load(SOURCES, name)
@@ -211,6 +223,7 @@ class Installation:
             prefix=self.settings.topic_prefix,
             interval_s=self.settings.books_interval_s,
             lateness_s=self.settings.lateness_s,
+            minutes_days=self.settings.minutes_days,
         )
         return Books(
             self.bus, self.opened_series(), lambda: self.inventory, self.opened_database(),

@@ -115,6 +115,33 @@ async def test_books_in_which_something_stands_or_that_are_in_use_are_not_replac
     assert await world.rows()
 
 
+async def test_books_that_are_not_there_are_not_backed_up_as_nothing(tmp_path: Path) -> None:
+    """A slip in the address would be found when the backup is needed."""
+    file, books = tmp_path / "books.backup", tmp_path / "boks.db"
+    with pytest.raises(ConfigError, match=r"no books at .*boks\.db"):
+        await write_backup(Database(f"sqlite:///{books}"), file)
+    assert not books.exists()
+    database = Database(f"sqlite:///{books}")
+    await database.start()
+    with pytest.raises(ConfigError, match="nothing stands in the books"):
+        await write_backup(database, file)
+    assert not file.exists()
+
+
+async def test_a_backup_that_cannot_be_written_is_said_and_leaves_nothing(
+    world: World, books_url: str, tmp_path: Path
+) -> None:
+    await fill(world)
+    with pytest.raises(ConfigError, match=r"absent/books\.backup cannot be written: No such file"):
+        await write_backup(Database(books_url), tmp_path / "absent" / "books.backup")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "books.backup.part").symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        await write_backup(Database(books_url), full / "books.backup")
+    assert list(full.iterdir()) == []
+
+
 @pytest.mark.parametrize("harm", ["cut", "changed", "other", "newer"])
 async def test_a_file_that_is_not_whole_changes_nothing(
     world: World, books_url: str, tmp_path: Path, harm: str

@@ -93,11 +93,13 @@ async def _bit_by_bit(
             allocation: Allocation | None = allocation,
         ) -> None:
             progress.add_pending(
-                connection, sorted({(one.time_us // HOUR, one.node) for one in samples})
+                connection,
+                sorted({(one.time_us // HOUR, one.node) for one in samples}),
+                progress.Cause.RECORDS,
             )
             if allocation is not None:
                 changes = versions.record(connection, [(allocation, 0)])
-                versions.mark_changes(connection, changes)
+                versions.mark_changes(connection, changes, progress.Cause.ALLOCATIONS)
 
         await database.write(told)
         computer = Computer(store, database, memory, clock, board, chunk_minutes=60)  # pyright: ignore[reportArgumentType]

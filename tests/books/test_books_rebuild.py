@@ -125,7 +125,7 @@ async def test_an_hour_that_goes_on_is_left_to_the_role(filled: World) -> None:
         connection.execute(
             update(table).where(table.c.hour == last).values(until_us=last * 3_600_000_000 + 5)
         )
-        progress.add_pending(connection, [(last, "n1")])
+        progress.add_pending(connection, [(last, "n1")], progress.Cause.RECORDS)
 
     await filled.database.write(open_last)
     pending = await filled.database.read(progress.read_pending)

@@ -121,10 +121,10 @@ class Kept:
         for one in said:
             if isinstance(one, Allocation):
                 changes = versions.record(connection, [(one, 0)])
-                versions.mark_changes(connection, changes)
+                versions.mark_changes(connection, changes, progress.Cause.ALLOCATIONS)
             elif isinstance(one, list):
                 touched = sorted({(sample.time_us // HOUR, sample.node) for sample in one})
-                progress.add_pending(connection, touched)
+                progress.add_pending(connection, touched, progress.Cause.RECORDS)
                 self.store.parts += [parts_of(one)] if one else []
             else:
                 changed = {"inventory" if isinstance(one, Inventory) else "tenants": one}

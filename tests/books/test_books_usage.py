@@ -378,7 +378,7 @@ async def test_a_period_is_final_once_all_of_it_is_there_and_nothing_waits(
         found.append(standing(connection, period))
         put(connection, some_rows(1, range(H + 2, H + 3)), range(H + 2, H + 3))
         found.append(standing(connection, period))
-        progress.add_pending(connection, [(H + 1, "n1")])
+        progress.add_pending(connection, [(H + 1, "n1")], progress.Cause.RECORDS)
         found.append(standing(connection, period))
         return found
 

@@ -118,7 +118,8 @@ async def test_a_job_that_ends_touches_only_the_hours_after_its_end(database: Da
         put(connection, ledger_rows(1, range(H, H + 4)), range(H, H + 4))
         versions.record(connection, [(allocation(H * HOUR_US, None, 1), 0)])
         ended = allocation(H * HOUR_US, (H + 2) * HOUR_US, 2)
-        earliest = versions.mark_changes(connection, versions.record(connection, [(ended, 0)]))
+        changes = versions.record(connection, [(ended, 0)])
+        earliest = versions.mark_changes(connection, changes, progress.Cause.ALLOCATIONS)
         return earliest, progress.read_pending(connection)
 
     earliest, pending = await database.write(work)
