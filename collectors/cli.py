@@ -92,6 +92,11 @@ class LazyGroup(click.Group):
         except ConnectionError as error:
             # The bus, the series store or the books cannot be reached now.
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if not error.filename:
+                raise
+            # A file or folder that was named is not to be had.
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
         except StageFailedError as error:
             if isinstance(error.__cause__, _REFUSED):
                 raise RefusedStartError(str(error.__cause__)) from error

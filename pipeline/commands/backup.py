@@ -29,13 +29,28 @@ def backup(*, config: Path | None, file: Path, force: bool, **options: object) -
 
 
 async def write_backup(database: Database, file: Path) -> None:
-    """Writes the file.  Raises BooksUnavailableError and OSError."""
+    """Writes the file.  Raises BooksUnavailableError, and ConfigError for books that are not
+    there (a slip in their address must not end in a backup of nothing) and for a file that
+    cannot be written."""
+    _check_there(database)
     try:
         await database.start()
+        if await database.read(dump.is_empty):
+            raise ConfigError(f"nothing stands in the books at {database.engine.url}: name others")
         counted = await database.read(lambda one: dump.write_dump(one, file))
+    except ConnectionError:
+        raise  # the books do not answer
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from error
     finally:
         await database.close()
     click.echo(f"{counted.rows:,} rows of {counted.tables} tables, schema {counted.revision}.")
+
+
+def _check_there(database: Database) -> None:
+    url = database.engine.url
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise ConfigError(f"there are no books at {url.database}: name those that there are")
 
 
 @click.command(help="Fills the books from a file that `backup` wrote.")

@@ -13,7 +13,13 @@ from collectors.kit.options import setting_options
 from pipeline.bus import open_bus
 from pipeline.commands import stages
 from pipeline.commands.site import NO_SITE, inventory_of
-from pipeline.commands.wiring import Installation, install, load_settings, topics
+from pipeline.commands.wiring import (
+    Installation,
+    install,
+    load_settings,
+    make_data_folder,
+    topics,
+)
 from pipeline.settings import Settings
 
 
@@ -45,7 +51,7 @@ def pipeline(
         asyncio.run(_create_topics(settings))
         return
     clock = SystemClock()
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings)
     # Only who compares with the inventory must have one.
     needed = settings.site is not None or bool({"watch", "books", "notify"} & set(roles))
     installation = install(

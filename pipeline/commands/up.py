@@ -19,7 +19,13 @@ from collectors.kit.lifecycle import Stage, run_stages, stop_signals
 from collectors.kit.options import parse_speed, setting_options
 from pipeline.commands import past, stages
 from pipeline.commands.site import inventory_of
-from pipeline.commands.wiring import Installation, install, load_settings, make_source
+from pipeline.commands.wiring import (
+    Installation,
+    install,
+    load_settings,
+    make_data_folder,
+    make_source,
+)
 from pipeline.settings import Settings
 
 
@@ -117,7 +123,7 @@ def up(
     settings = load_settings(config, options)
     stages.check(settings)
     clock = SystemClock()
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings)
     wrong = {"scenario": scenario, "faults": faults, "telemetry_faults": telemetry_faults}
     extra = {name: value for name, value in wrong.items() if value is not None}
     if scrape or scrape_targets is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +107,37 @@ def test_errors_that_a_person_can_mend_are_sentences(
     assert "Error: " in found.output
     assert str(error.__cause__ or error) in found.output
     assert "Traceback" not in found.output
+
+
+def test_a_file_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = raising(monkeypatch, FileNotFoundError(2, "No such file or directory", "/x/y"))
+    assert (found.exit_code, found.output) == (1, "Error: /x/y: No such file or directory\n")
+    found = raising(monkeypatch, OSError("of nothing that was named"))
+    assert isinstance(found.exception, OSError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["up", "--no-open", "--port", "0", "--site", "demo", "--data", "{file}/data"],
+         "data: the folder {file}/data cannot be made (Not a directory); name another"),
+        (["serve", "--port", "0", "--site", "demo", "--books", "sqlite:///{file}/books.db"],
+         "the books' folder {file} cannot be made: File exists"),
+        (["backup", "--books", "sqlite:///{file}.db", "books.backup"],
+         "there are no books at {file}.db: name those that there are"),
+    ],
+)  # fmt: skip
+def test_places_that_cannot_be_used_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    file = tmp_path / "file"
+    file.touch()
+    found = CliRunner().invoke(cli.main, [one.format(file=file) for one in arguments])
+    assert says.format(file=file) in found.output
+    assert found.exit_code == 2
+    assert not (tmp_path / "file.db").exists()
 
 
 def test_a_part_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
