@@ -230,7 +230,7 @@ export class AlertsView {
   async test() {
     try {
       await send("POST", "/api/v1/alerts/test", {});
-      say("al-test-said", "Asked for. Whoever is configured gets it within seconds.");
+      say("al-test-said", "Asked for. Whoever is configured gets it within seconds; commands are not run.");
     } catch (error) {
       say("al-test-said", error.message);
     }

@@ -28,7 +28,7 @@ from pipeline.settings import Settings
 @setting_options(Settings, "notify", "public_url")
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 def notify_test(*, config: Path | None, names: tuple[str, ...], **options: object) -> None:
-    """Exits with 1 where a target did not take it."""
+    """Exits with 1 where a target did not take it; commands are run only where they are named."""
     settings = load_settings(config, options)
     if settings.notify is None:
         raise ConfigError("setting notify: write the path of a file of targets")
@@ -37,11 +37,21 @@ def notify_test(*, config: Path | None, names: tuple[str, ...], **options: objec
     for name in names:
         if name not in known:
             raise ConfigError(f"no target is called {name!r}; there is: {', '.join(known)}")
-    chosen = [target for target in targets if not names or target.name in names]
+    chosen = [one for one in targets if any(one.tested(name) for name in names or ("",))]
+    for target in targets:
+        if not names and target not in chosen:
+            click.echo(f"{target.name}: a command, not run; name it to run it")
     clock = SystemClock()
-    incident = test_incident(secrets.token_hex(4), clock.wall_us(), getpass.getuser())
+    incident = test_incident(secrets.token_hex(4), clock.wall_us(), _who())
     failed = asyncio.run(_send(chosen, incident, settings.public_url))
     sys.exit(1 if failed else 0)
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"user {os.getuid()}"
 
 
 async def _send(targets: list[AnyTarget], incident: Incident, base_url: str) -> int:

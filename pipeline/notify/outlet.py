@@ -74,7 +74,7 @@ class Outlet:
 
     def test(self, control: Control) -> None:
         """Somebody wants a test message; `control.incident` may name one target."""
-        if control.incident in {"", self._target.name}:
+        if self._target.tested(control.incident):
             self._tests.append(control)
             self.look()
 

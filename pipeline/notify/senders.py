@@ -135,7 +135,9 @@ class MessageSender:
         for url in urls:
             if not service.add(url):
                 raise TargetRefusedError("one of its addresses is none that apprise knows")
-        return bool(service.notify(title=notice.title, body=notice.text()))
+        # Said to be plain text, its lines stay lines where a service wants HTML.
+        plain = self._apprise.NotifyFormat.TEXT
+        return bool(service.notify(title=notice.title, body=notice.text(), body_format=plain))
 
     async def close(self) -> None:
         """See Sender."""

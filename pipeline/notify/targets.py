@@ -59,6 +59,11 @@ class Target(
             and _matches(self.causes, incident.cause)
         )
 
+    def tested(self, name: str) -> bool:
+        """Whether a test message for `name` (empty: for all) is for it.  A command acts, on a
+        node perhaps, and is run for a test only where it is named."""
+        return name == self.name or (not name and not isinstance(self, CommandTarget))
+
 
 def _matches(patterns: tuple[str, ...], text: str) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)

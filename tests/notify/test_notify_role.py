@@ -261,6 +261,23 @@ async def test_a_test_message_asked_for_on_the_bus(bus: Bus, tmp_path: Path) -> 
         assert "operator (kim)" in told.bodies()[1]["incident"]["text"]
 
 
+async def test_a_test_runs_no_command_that_is_not_named(bus: Bus, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with receiver() as told:
+        text = f'[[targets]]\nname = "drain"\nkind = "command"\nargv = ["/usr/bin/tee", "-a", "{ran}"]\n'
+        text += f'[[targets]]\nname = "hook"\nkind = "webhook"\nurl = "{told.url}"\n'
+        async with running(bus, targets_file(tmp_path, text)) as board:
+            await say(bus, incident())
+            await until(board, "notify_sent", 2)
+            await say(bus, Control("notify_test", "all", "kim", _CLOCK.wall_us()))
+            await told.wait(2)
+            await say(bus, Control("notify_test", "one", "kim", _CLOCK.wall_us(), incident="drain"))
+            async with asyncio.timeout(60):
+                while "test-one" not in ran.read_text():
+                    await _CLOCK.sleep(0.05)
+    assert "test-all" not in ran.read_text()
+
+
 async def test_a_command_gets_the_incident_and_is_run_again_until_it_succeeds(
     bus: Bus, tmp_path: Path
 ) -> None:
@@ -287,27 +304,32 @@ class _Mail(MessageHandler):
         self.got: list[tuple[str, str]] = []
         self.came = asyncio.Event()
 
-    def handle_message(self, message: object) -> None:
-        text = message.get_payload(decode=True).decode()  # type: ignore[attr-defined]
-        self.got.append((str(message["subject"]), text))  # type: ignore[index]
+    def handle_message(self, message: Any) -> None:
+        plain = next(part for part in message.walk() if part.get_content_type() == "text/plain")
+        self.got.append((str(message["subject"]), plain.get_payload(decode=True).decode()))
 
 
-async def test_mail_through_a_real_smtp_sink(bus: Bus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["text", "html"])
+async def test_mail_through_a_real_smtp_sink(bus: Bus, tmp_path: Path, form: str) -> None:
     handler = _Mail()
     loop = asyncio.get_running_loop()
     sink: Any = await loop.create_server(lambda: SMTP(handler), "127.0.0.1", 0)
     try:
         port = sink.sockets[0].getsockname()[1]
-        url = f"mailto://127.0.0.1:{port}?from=watch@example.org&to=ops@example.org&format=text"
+        url = f"mailto://127.0.0.1:{port}?from=watch@example.org&to=ops@example.org&format={form}"
         text = '[[targets]]\nname = "mail"\nkind = "message"\nurl_env = "MAIL_URL"\n'
         file = targets_file(tmp_path, text)
         async with running(bus, file, environ={"MAIL_URL": url}) as board:
-            await say(bus, incident(runbook="gpu-lost", action="reset the GPU"))
+            told: dict[str, Any] = {"runbook": "gpu-lost", "action": "reset the GPU"}
+            told["tenants"] = ("acme <&>",)
+            await say(bus, incident(**told))
             await until(board, "notify_sent", 1)
     finally:
         sink.close()
         await sink.wait_closed()
     ((subject, body),) = handler.got
     assert subject == "[Critical] N1/0: off the bus"
-    for part in ("Tenants: acme", "runbooks/gpu-lost", "Do: reset the GPU", "Key: i1/1"):
-        assert part in body
+    lines = [line.strip() for line in body.splitlines()]
+    for line in ("Tenants: acme <&>", "Do: reset the GPU", "Key: i1/1"):
+        assert line in lines
+    assert any(line.endswith("runbooks/gpu-lost") for line in lines)
