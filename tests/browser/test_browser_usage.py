@@ -35,6 +35,10 @@ def test_a_month_shows_the_way_down_with_every_drop(opened: Opener):
     )
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] / widths[0] == pytest.approx(0.25, abs=0.01)
+    legend, tick = page.locator("#us-days .legendtext"), page.locator("#us-days .xtick text")
+    colour = "element => getComputedStyle(element).fill"
+    assert legend.first.evaluate(colour) == tick.first.evaluate(colour)
+    assert legend.first.evaluate(colour) != "rgb(68, 68, 68)"  # Plotly's own, for white paper
 
 
 def test_tenants_are_ranked_and_what_is_absent_is_a_dash(opened: Opener):
