@@ -19,9 +19,11 @@ Json = Mapping[str, Any]
 LAG_S = 15.0
 _FEWEST = 15
 """Samples before the alert without which nothing is expected."""
+MARGIN = "thermal_margin_c"
+"""Told by Hopper and later, and by few before."""
 _PANELS = (
     ("gpu_temperature_c", "Temperature", "°C"),
-    ("thermal_margin_c", "Margin to the limit", "K"),
+    (MARGIN, "Margin to the limit", "K"),
     ("power_w", "Power", "W"),
     ("gpu_utilization", "Utilisation", "%"),
 )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.evidence import METRICS, evidence_figure
+from dashboard.evidence import MARGIN, METRICS, evidence_figure
 
 _BEFORE = timedelta(minutes=20)
 _AFTER = timedelta(minutes=5)
@@ -48,7 +48,8 @@ async def evidence(api: ApiClient, incident: Json) -> tuple[dict[str, Any], str]
     chosen = slot if slot is not None and slot in slots else slots[0]
     ended_us = incident.get("resolved_us")
     figure = evidence_figure(answer, chosen, incident["opened_us"], ended_us, window)
-    return figure, f"{node} / {chosen}"
+    told = {one["metric"] for one in answer["series"] if one["slot"] == chosen and one["time_us"]}
+    return figure, f"{node} / {chosen}" + ("" if MARGIN in told else ", which tells no margin")
 
 
 async def _any_node(api: ApiClient, incident: Json) -> tuple[str, None]:

@@ -144,7 +144,7 @@ def _doing(incident: Json) -> Component:
 def side(found: Json) -> list[Component]:
     """Cause, whom it hits, and the figures that speak for it."""
     incident = found["incident"]
-    figures: Mapping[str, float] = _lead(found).get("evidence") or {}
+    figures: Mapping[str, float] = lead(found).get("evidence") or {}
     sure = incident.get("confidence")
     rows = [
         ("Thought to be", str(incident["cause"]).replace("_", " ")),
@@ -184,9 +184,12 @@ def side(found: Json) -> list[Component]:
 
 def evidence_row(name: str, value: float) -> tuple[str, str]:
     """A named figure as people read it: a metric by its name, others by the unit at their end."""
+    if name == "gpu_utilization":
+        return "GPU utilisation", with_unit(100 * value, "%")
     words, _, unit = name.rpartition("_")
     unit = _UNITS.get(unit, "")
     text = (words if unit else name).replace("_", " ").replace("gpu ", "GPU ")
+    text = text.replace("sm clock", "SM clock")
     shown = with_unit(value, unit, 1) if unit else number(value, 2)
     return text[:1].upper() + text[1:], shown
 
@@ -196,11 +199,14 @@ def _place(subject: Json) -> str:
     return " / ".join(part for part in parts if part) or str(subject.get("name", ""))
 
 
-def _lead(found: Json) -> Json:
-    """The last alert that has evidence, else the first."""
+def lead(found: Json) -> Json:
+    """The alert whose evidence is shown: the last that says the incident's own cause, as what
+    follows from it (a GPU that throttles) is no evidence of it; else the last with any."""
     alerts: Sequence[Json] = found["alerts"]
     with_evidence = [one for one in alerts if one.get("evidence")]
-    chosen = with_evidence[-1:] or alerts[:1]
+    cause = found["incident"]["cause"]
+    of_cause = [one for one in with_evidence if (one.get("cause") or one["rule"]) == cause]
+    chosen = of_cause[-1:] or with_evidence[-1:] or alerts[:1]
     return chosen[0] if chosen else {}
 
 

@@ -9,6 +9,7 @@ const SPARK_MS = 30_000;
 const SPARK_S = 900;
 const SPARKS = 30;
 const METRIC = { thermal: "gpu_temperature_c", power: "power_w" };
+const PLACES = new Set(["gpu", "node", "rack", "hall", "site"]);
 const COLOUR = { thermal: "--hot", power: "--power" };
 
 async function send(method, path, body) {
@@ -112,7 +113,9 @@ export class AlertsView {
 
   showTiles() {
     const of = (severity) => this.rows.filter((row) => row.severity === severity).length;
-    const sum = (name) => this.rows.reduce((total, row) => total + (row[name] ?? 0), 0);
+    // What lies inside another incident's place is counted there.
+    const apart = this.rows.filter((row, at) => !this.rows.some((other, index) => inside(row, other, at > index)));
+    const sum = (name) => apart.reduce((total, row) => total + (row[name] ?? 0), 0);
     say("al-critical", number(of("critical")));
     say("al-warning", number(of("warning")));
     say("al-gpus", number(sum("gpus")));
@@ -270,6 +273,15 @@ function put(row, selector, text) {
 
 function placeOf(subject) {
   return [subject.hall, subject.rack, subject.node].filter(Boolean).join(" / ") || subject.name;
+}
+
+const PARTS = ["hall", "rack", "node", "slot"];
+
+function inside(row, other, later) {
+  if (row === other || !PLACES.has(row.subject.scope) || !PLACES.has(other.subject.scope)) return false;
+  const holds = PARTS.every((part) => !other.subject[part] || other.subject[part] === row.subject[part]);
+  const same = PARTS.every((part) => (other.subject[part] ?? "") === (row.subject[part] ?? ""));
+  return holds && (!same || later);
 }
 
 function stateOf(incident) {

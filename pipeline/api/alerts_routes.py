@@ -206,6 +206,8 @@ async def acknowledge(
 )
 async def let_go(api: Served, acts: Acts, actor: Actor, incident: str) -> Response:
     """Takes an acknowledgement back."""
+    if api.alert_desk.acknowledged(incident) is None:
+        raise ProblemError(404, f"Nobody has taken {incident!r} on.")
     control = Control(
         "acknowledge", incident, actor, api.deps.clock.wall_us(), incident=incident, deleted=True
     )
@@ -221,6 +223,13 @@ async def comment(
     """Writes a comment, on one that is over too."""
     if not said.text.strip():
         raise ProblemError(422, "text: write something.")
+    if incident not in api.alert_desk.open:
+
+        def ask(connection: Connection, _: Inventory) -> Incident | None:
+            return history.read_incident(connection, incident)
+
+        if await books_of(api).ask(ask) is None:
+            raise ProblemError(404, f"No incident is called {incident!r}.")
     name = secrets.token_hex(8)
     control = Control(
         "comment", name, actor, api.deps.clock.wall_us(), incident=incident, text=said.text

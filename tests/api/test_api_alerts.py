@@ -130,6 +130,10 @@ async def test_words_of_people_reach_bus_books_and_audit(centre: Centre, tmp_pat
         assert empty.status_code == 422
         gone = await client.post("/api/v1/incidents/i9/acknowledge", json={})
         assert gone.status_code == 404
+        words = await client.post("/api/v1/incidents/i9/comments", json={"text": "what?"})
+        assert words.status_code == 404
+        again = await client.delete("/api/v1/incidents/i1/acknowledge")
+        assert again.status_code == 404
 
 
 async def test_silences_show_and_end(centre: Centre, tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ class FakeAlerts:
                 cause="gpu_missing", subject=subject("node", "B12", "b12n07"), gpus=1, pflops=0.3,
                 members=[], tenants=[], confidence=None, text="One of 8 is not reported.",
             ),
+            "i4": incident(
+                "i4", severity="warning", title="b12n07·3: row remap waits for a reset", family="memory",
+                cause="row_remap_waits", subject=subject("gpu", "B12", "b12n07"), gpus=1, pflops=0.3,
+                members=[], acknowledged={"actor": "kim", "time": "2026-11-24T05:51:00Z", "text": ""},
+            ),
             "i3": incident("i3", state="resolved", title="A01n02·3: XID critical", **gone),
         }  # fmt: skip
         self.silences: dict[str, dict[str, Any]] = {}

@@ -15,12 +15,14 @@ Opener = Callable[..., Page]
 def test_what_is_open_stands_first_with_place_tenants_and_figures(opened: Opener):
     page = opened("/alerts", policy=True)
     rows = page.locator("#al-list tr")
-    expect(rows).to_have_count(2)
+    expect(rows).to_have_count(3)
     expect(rows.first).to_contain_text("Rack A03 (Hall 1): rack cooling, 64 GPUs")
     for text in ("Hall 1 / A03", "64 GPUs", "63.3 PFLOP/s", "Meridian Language Models", "critical"):
         expect(rows.first).to_contain_text(text.replace(" PFLOP", "\u2009PFLOP"))
     expect(page.locator("#al-critical")).to_have_text("1")
+    # The third one's GPU is in the second one's node, and is not counted twice.
     expect(page.locator("#al-gpus")).to_have_text("65")
+    expect(page.locator("#al-pflops")).to_have_text("63.6")
     expect(page.locator("#al-untaken")).to_have_text("2")
     expect(page.locator("#al-information")).to_contain_text("Hot, and steady.")
 
@@ -45,7 +47,7 @@ def test_history_is_searched(opened: Opener):
     expect(page.locator("#al-list tr")).to_have_count(1)
     expect(page.locator("#al-list tr").first).to_contain_text("resolved")
     page.get_by_role("button", name="All").click()
-    expect(page.locator("#al-list tr")).to_have_count(3)
+    expect(page.locator("#al-list tr")).to_have_count(4)
     page.fill("#al-search", "fewer")
     expect(page.locator("#al-list tr")).to_have_count(1)
     page.fill("#al-search", "nothing of the kind")
@@ -98,13 +100,13 @@ def test_an_incident_that_is_not_there_says_so(opened: Opener):
 @pytest.mark.parametrize("width", [390, 1_920])
 def test_nothing_is_wider_than_the_page(opened: Opener, width: int):
     page = opened("/alerts", width=width)
-    expect(page.locator("#al-list tr")).to_have_count(2)
+    expect(page.locator("#al-list tr")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_the_live_page_leads_to_what_is_open(opened: Opener, fleet: FakeFleet):
     page = opened("/")
-    expect(page.locator("#pw-nav-alerts")).to_have_attribute("data-count", "2")
+    expect(page.locator("#pw-nav-alerts")).to_have_attribute("data-count", "3")
     first = page.locator("#lv-attention-rows tr").first
     expect(first).to_contain_text("IncidentRack A03 (Hall 1): rack cooling")
     expect(first).to_contain_text("Meridian Language Models and 1 more")

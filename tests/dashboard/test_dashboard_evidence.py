@@ -8,7 +8,7 @@ import numpy as np
 
 from dashboard.evidence import LAG_S, evidence_figure, expected, smoothed
 from dashboard.incident_chart import subject_of_chart
-from dashboard.incident_page import evidence_row
+from dashboard.incident_page import evidence_row, lead
 
 _S = 1_000_000
 _SINCE = 600 * _S
@@ -96,3 +96,19 @@ def test_the_chart_is_of_a_gpu_where_there_is_one() -> None:
 def test_evidence_has_its_units() -> None:
     assert evidence_row("gpu_temperature_c", 87.0) == ("GPU temperature", "87.0\u2009°C")
     assert evidence_row("resistance_ratio", 1.424) == ("Resistance ratio", "1.42")
+    assert evidence_row("gpu_utilization", 0.99) == ("GPU utilisation", "99\u2009%")
+    assert evidence_row("sm_clock_mhz", 1410.0)[0] == "SM clock"
+
+
+def test_the_evidence_is_that_of_the_cause_and_not_of_what_follows_from_it() -> None:
+    found: dict[str, Any] = {
+        "incident": {"cause": "rack_cooling"},
+        "alerts": [
+            {"rule": "rack_cooling_fault", "cause": "rack_cooling", "evidence": {"warmer_c": 4.0}},
+            {"rule": "throttled_hw_thermal", "cause": "", "evidence": {"power_w": 100.0}},
+            {"rule": "rack_cooling_fault", "cause": "rack_cooling", "evidence": {}},
+        ],
+    }
+    assert lead(found)["evidence"] == {"warmer_c": 4.0}
+    found["incident"] = {"cause": "power_brake"}
+    assert lead(found)["evidence"] == {"power_w": 100.0}
