@@ -185,15 +185,18 @@ def read_until(connection: Connection, from_hour: int) -> dict[NodeHour, int]:
 
 
 def seen_nodes(connection: Connection, hour: int, nodes: Iterable[str]) -> list[str]:
-    """The nodes of which the ledger, or an adjustment of it, has anything but unobserved time in
-    an hour."""
-    found: set[str] = set()
+    """The nodes of which the ledger, with its adjustments, has anything but unobserved time in an
+    hour."""
+    seen: dict[str, int] = {}
     for batch in in_batches(nodes):
         for table in (schema.hours.c, adjustments.c):
-            known = table.active_us + table.idle_us + table.down_us > 0
-            query = select(table.node).where(table.hour == hour, table.node.in_(batch), known)
-            found.update(node for (node,) in connection.execute(query.distinct()))
-    return sorted(found)
+            known = func.sum(table.active_us + table.idle_us + table.down_us)
+            there = and_(table.hour == hour, table.node.in_(batch))
+            for node, known_us in connection.execute(
+                select(table.node, known).where(there).group_by(table.node)
+            ):
+                seen[node] = seen.get(node, 0) + int(known_us)
+    return sorted(node for node, known_us in seen.items() if known_us > 0)
 
 
 def make_final(connection: Connection, before_us: int) -> None:

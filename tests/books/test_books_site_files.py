@@ -89,7 +89,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("site-files") / "books.db"
 
 
-def _empty(connection: Connection) -> None:
+def empty(connection: Connection) -> None:
     for table in reversed(schema.metadata.sorted_tables):
         connection.execute(delete(table))
 
@@ -109,13 +109,18 @@ class Kept:
         await self.database.write(lambda one: self._take(one, said))
         if restart:
             self.memory = Memory(await self.database.read(progress.read_spans))
+        await self.compute()
+
+    async def compute(self, *, again: bool = False) -> None:
         store: Any = self.store
         computer = Computer(
             store, self.database, self.memory, self.clock, self.board, chunk_minutes=60
         )
         inventory, tenants = self.files
         until_us = HOURS.stop * HOUR
-        await computer.compute(inventory, until_us, until_us - 2 * HOUR, tenants=tenants)
+        await computer.compute(
+            inventory, until_us, until_us - 2 * HOUR, tenants=tenants, again=again
+        )
 
     def _take(self, connection: Connection, said: Sequence[Step]) -> None:
         for one in said:
@@ -138,7 +143,7 @@ class Kept:
 async def _bit_by_bit(path: Path, said: Sequence[Step], restarts: Sequence[bool]) -> Kept:
     kept = Kept(path)
     await kept.database.start()
-    await kept.database.write(_empty)
+    await kept.database.write(empty)
     for one, restart in zip(said, restarts, strict=True):
         await kept.take([one], restart=restart)
     return kept
@@ -147,7 +152,7 @@ async def _bit_by_bit(path: Path, said: Sequence[Step], restarts: Sequence[bool]
 async def _at_once(path: Path, said: Sequence[Step]) -> Kept:
     kept = Kept(path)
     await kept.database.start()
-    await kept.database.write(_empty)
+    await kept.database.write(empty)
     last = {(one.source, one.id): one for one in said if isinstance(one, Allocation)}
     files = [one for one in said if isinstance(one, Inventory | Tenants)]
     samples = [one for one in said if isinstance(one, list)]
@@ -201,14 +206,14 @@ def test_any_changes_come_to_what_was_said_last(
     path: Path, said: list[Step], data: st.DataObject
 ) -> None:
     # The ledger has hours before anything else is said.
-    said = [[_sample("n1", BASE, 0), _sample("n1", BASE + HOUR, HOUR)], *said]
+    said = [[sample("n1", BASE, 0), sample("n1", BASE + HOUR, HOUR)], *said]
     restarts = [data.draw(st.booleans()) for _ in said]
     asyncio.run(_compared(path, said, restarts))
 
 
 @pytest.mark.parametrize("withdrawn", [False, True])
 def test_a_correction_touches_all_that_it_takes_away(path: Path, withdrawn: bool) -> None:
-    points = [_sample("n1", BASE, 0), _sample("n1", BASE + 3 * HOUR, 3 * HOUR)]
+    points = [sample("n1", BASE, 0), sample("n1", BASE + 3 * HOUR, 3 * HOUR)]
     job = Allocation("s", "1", "ant", "p", "j", (Subject("n1"),), BASE, BASE + 3 * HOUR)
     shorter = msgspec.structs.replace(job, source="correction", id="s 1", to_us=BASE + HOUR)
     nothing = msgspec.structs.replace(shorter, subjects=())
@@ -218,7 +223,7 @@ def test_a_correction_touches_all_that_it_takes_away(path: Path, withdrawn: bool
     asyncio.run(_compared(path, said, [False] * len(said)))
 
 
-def _sample(name: str, time_us: int, counted: int) -> Sample:
+def sample(name: str, time_us: int, counted: int) -> Sample:
     values = {"observed_us": counted, "down_us": 0, "active_us": counted, "energy_mj": counted}
     return Sample(name, S1, time_us, 1, 10, 1, values)
 
@@ -227,8 +232,8 @@ def _sample(name: str, time_us: int, counted: int) -> Sample:
 def test_a_node_s_points_from_before_it_was_in_the_inventory_count(
     path: Path, restart: bool
 ) -> None:
-    early = [_sample("n9", BASE - HOUR, 0)]
-    late = [_sample("n9", BASE + 2 * HOUR, 3 * HOUR), _sample("n1", BASE + 2 * HOUR, 0)]
+    early = [sample("n9", BASE - HOUR, 0)]
+    late = [sample("n9", BASE + 2 * HOUR, 3 * HOUR), sample("n1", BASE + 2 * HOUR, 0)]
     site = inventory(node("n1"), node("n9", BASE + HOUR))
     asyncio.run(_compared(path, [early, late, site], [restart] * 3))
 
@@ -237,7 +242,7 @@ async def test_hours_whose_minutes_are_gone_stay_as_they_were(tmp_path: Path) ->
     kept = Kept(tmp_path / "books.db")
     await kept.database.start()
     job = Allocation("s", "1", "ant", "p", "j", (Subject("n1"),), BASE, BASE + HOUR)
-    await kept.take([[_sample("n1", BASE, 0), _sample("n1", BASE + HOUR // 2, HOUR // 2)], job])
+    await kept.take([[sample("n1", BASE, 0), sample("n1", BASE + HOUR // 2, HOUR // 2)], job])
     before = await kept.rows()
     assert any(row["active_us"] for row in before.values())
     kept.store.parts = [parts_of([])]
