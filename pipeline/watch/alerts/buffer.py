@@ -23,7 +23,7 @@ from pipeline.decode.slots import SlotTable, grown
 
 LATE_US = 2_000_000
 """How late a record may be (design, law 7), and how long a node that falls silent is waited for."""
-SOON_US = 250_000
+SOON_US = 100_000
 """A second is evaluated so long after it at the earliest; what is told of around the GPUs until
 then is known in it."""
 _SECOND_US = 1_000_000
