@@ -83,23 +83,26 @@ def token() -> str | None:
     return os.environ.get(_TOKEN)
 
 
-def ask(url: str, path: str, secret: str | None) -> Any:
-    """The JSON of a GET.  Raises FleetAwayError with what to do."""
+def ask(url: str, path: str, secret: str | None, body: object | None = None) -> Any:
+    """The JSON of a GET, or of a POST of a body.  Raises FleetAwayError with what to do."""
     try:
-        return json.loads(fetch(url, path, secret))
+        return json.loads(fetch(url, path, secret, body))
     except ValueError as error:
         raise FleetAwayError(f"{url} does not answer as Petawatch: {error}") from error
 
 
-def fetch(url: str, path: str, secret: str | None) -> bytes:
-    """The body of a GET.  Raises FleetAwayError with what to do."""
+def fetch(url: str, path: str, secret: str | None, body: object | None = None) -> bytes:
+    """The body of a GET, or of what a POST of JSON brings.  Raises FleetAwayError with what to
+    do."""
     place = urlsplit(url)
     if place.scheme not in {"http", "https"} or not place.hostname:
         raise FleetAwayError(f"--url: write http://HOST:PORT, not {url!r}")
     proxies: dict[str, str] | None = {} if place.hostname in _LOOPBACK else None
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies))
     request = urllib.request.Request(  # noqa: S310 -- the scheme is checked above
-        url.rstrip("/") + path, headers={"Accept": "application/json"}
+        url.rstrip("/") + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Accept": "application/json", "Content-Type": "application/json"},
     )
     if secret:
         request.add_unredirected_header("Authorization", f"Bearer {secret}")
@@ -162,13 +165,21 @@ def _node(node: NodeSeen, reporting: int | None) -> Check:
     flop = ", ".join(f"{many} × {method}" for method, many in sorted(methods.items()))
     found = ", ".join(
         filter(None, (f"{node.source} {node.version}", f"driver {node.driver}" if node.driver else "",
-                      flop or "no GPUs", *_doubts(node)))
+                      _clock(node), flop or "no GPUs", *_doubts(node)))
     )  # fmt: skip
     if reporting == 0:
         return Check(node.node, Verdict.FAIL, f"silent; {found}", "See whether its agent runs.")
     if sick:
         return Check(node.node, Verdict.FAIL, f"{', '.join(sick)}; {found}", "See its events.")
     return Check(node.node, Verdict.WARN if _doubts(node) else Verdict.OK, found)
+
+
+def _clock(node: NodeSeen) -> str:
+    """How far its clock is from the bus's, where that is known and small."""
+    offset_us = node.clock_offset_us
+    if offset_us is None or abs(offset_us) > _CLOCK_US:
+        return ""
+    return f"clock {offset_us / 1000:+.0f} ms"
 
 
 def _doubts(node: NodeSeen) -> list[str]:
