@@ -94,7 +94,10 @@ def test_a_healthy_fleet_is_said_in_a_line_each(api: Api) -> None:
     api.reporting = {"n1": 8, "n2": None}
     found = api.doctor()
     assert found.exit_code == 0, found.output
-    assert "✓ ok    n1             nvml 0.1.0, driver 590.48.01, clock +1 ms, 8 × gpm_pipe" in found.output
+    assert (
+        "✓ ok    n1             nvml 0.1.0, driver 590.48.01, clock +1 ms, 8 × gpm_pipe"
+        in found.output
+    )
     assert found.output.count("fan_ratio") == 1
     assert "not given on n1, n2: passively cooled" in found.output
 
