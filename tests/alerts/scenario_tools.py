@@ -171,7 +171,7 @@ class Plain:
     def _around(self) -> None:
         for one in self.scenario.get("event", []):
             node, _, index = one["where"].partition("/")
-            slot = slot_text(SLOTS[int(index)]) if index else ""
+            slot = slot_text(SLOTS[int(index)]) if index else one.get("slot", "")
             event = Event(
                 T0 + one["at"] * S, node, one["kind"], slot, code=one.get("code"),
                 text=one.get("text", ""),
