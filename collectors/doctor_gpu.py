@@ -19,9 +19,13 @@ from collectors.contract.source import (
 from collectors.kernel_log.reader import KernelLog
 from collectors.kit import plugins
 from collectors.kit.checks import Check, Verdict
+from collectors.kit.clock import SystemClock
 
 _PATIENCE_S = 60.0
 """A broken driver may hold a call for half a minute."""
+_READING_S = 15.0
+"""One GPU's: what takes longer is told as hanging, and the others all the same."""
+_HANGS = f"no answer within {_READING_S:.0f} s"
 _BETWEEN_S = 1.2
 """Between two readings: FLOP are found in a window, not at a moment."""
 _MEASURED = {
@@ -40,7 +44,8 @@ _REPAIR = {
 def gpu_checks(backend: str, pause: Callable[[float], object]) -> list[Check]:
     """Opens the backend, reads every GPU twice and says what came of it; raises nothing.
 
-    `pause` waits that many seconds.  A driver that hangs is given up after a minute.
+    `pause` waits that many seconds.  A GPU whose driver hangs is given up after 15 s, the whole
+    after a minute.
     """
     found: list[Check] = []
     worker = threading.Thread(target=_look_safely, args=(backend, pause, found), daemon=True)
@@ -72,6 +77,7 @@ def _look(name: str, pause: Callable[[float], object], found: list[Check]) -> No
         troubles = _read_twice(backend, pause)
         facts = [fact for device in backend.devices() for fact in device.facts()]
         found += _devices(facts, troubles)
+        found += [_unreadable(name, why) for name, why in sorted(backend.missing().items())]
         found += _missing(facts)
         found.append(_events(backend))
     except (DriverGoneError, BackendUnavailableError) as error:
@@ -90,16 +96,47 @@ def _driver(backend: Backend) -> Check:
 
 def _read_twice(backend: Backend, pause: Callable[[float], object]) -> dict[str, str]:
     """Slot → what went wrong at the second reading, which closes a window of the first."""
-    for device in backend.devices():
-        _read(device)
+    devices = backend.devices()
+    found = list(zip(devices, _read_beside(devices), strict=True))
     pause(_BETWEEN_S)
-    troubles: dict[str, str] = {}
-    for device in backend.devices():
-        trouble = _read(device)
-        slot = next((fact.slot for fact in device.facts()), "")
-        if trouble:
-            troubles[slot] = trouble
-    return troubles
+    answering = [device for device, trouble in found if trouble != _HANGS]
+    again = zip(answering, _read_beside(answering), strict=True)
+    told = [(device, trouble) for device, trouble in found if trouble == _HANGS] + list(again)
+    return {
+        next((fact.slot for fact in device.facts()), ""): trouble
+        for device, trouble in told
+        if trouble
+    }
+
+
+class _Reading(threading.Thread):
+    """One GPU's, which may never come back; it must not keep the process then."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(daemon=True)
+        self._device = device
+        self.trouble = _HANGS
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Reads, and keeps what came of it."""
+        try:
+            self.trouble = _read(self._device)
+        except Exception as error:
+            self.error = error
+
+
+def _read_beside(devices: Sequence[Device]) -> list[str]:
+    """What went wrong with each, "" for nothing; all at once, so that none holds up the others."""
+    clock, readings = SystemClock(), [_Reading(device) for device in devices]
+    for reading in readings:
+        reading.start()
+    until_us = clock.monotonic_us() + int(_READING_S * 1e6)
+    for reading in readings:
+        reading.join(max(0.0, (until_us - clock.monotonic_us()) / 1e6))
+        if reading.error is not None:
+            raise reading.error
+    return [reading.trouble for reading in readings]
 
 
 def _read(device: Device) -> str:
@@ -137,10 +174,14 @@ def _state(name: str, fact: GpuFacts, trouble: str) -> Check:
             name, Verdict.FAIL, f"{shown}: {fact.state} {trouble}".rstrip(), _REPAIR[fact.state]
         )
     if trouble:
-        return Check(
-            name, Verdict.FAIL, f"{shown}: {trouble}", "Look again; then see the kernel log."
-        )
+        todo = _REPAIR["hung"] if trouble == _HANGS else "Look again; then see the kernel log."
+        return Check(name, Verdict.FAIL, f"{shown}: {trouble}", todo)
     return Check(name, Verdict.OK, shown)
+
+
+def _unreadable(name: str, why: str) -> Check:
+    """A GPU that the driver counts and that does not say who it is."""
+    return Check(name, Verdict.FAIL, why, "See the kernel log; reset it, or reboot the node.")
 
 
 def _flop(name: str, fact: GpuFacts) -> Check:

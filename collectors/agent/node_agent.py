@@ -80,7 +80,8 @@ class NodeAgent:
         settings = self._settings
         if settings.metrics_port:
             address = await self._metrics.start(settings.metrics_host, settings.metrics_port)
-            _log.info("metrics_served url=%s", address)
+            if address:
+                _log.info("metrics_served url=%s", address)
         if self._exporter is not None:
             self._exporter[1]()
         kernel_log = self._kernel_log()

@@ -197,13 +197,18 @@ class Device:
 
     slot, energy_epoch = 1, 1
 
-    def __init__(self, facts: Sequence[GpuFacts], error: Exception | None = None) -> None:
-        self._facts, self._error = facts, error
+    def __init__(
+        self, facts: Sequence[GpuFacts], error: Exception | None = None,
+        hang: threading.Event | None = None,
+    ) -> None:  # fmt: skip
+        self._facts, self._error, self._hang = facts, error, hang
         self.labels = SlotLabels(1)
         self.reads = 0
 
     def read(self) -> Sequence[Sample]:
         self.reads += 1
+        if self._hang is not None:
+            self._hang.wait()
         if self._error is not None:
             raise self._error
         return []
@@ -223,6 +228,7 @@ class Backend:
     def __init__(self, devices: Sequence[Device], hang: threading.Event | None = None) -> None:
         self._devices, self._hang = devices, hang
         self.closed = False
+        self.unreadable: dict[str, str] = {}
 
     def open(self) -> None:
         if self._hang is not None:
@@ -233,6 +239,9 @@ class Backend:
 
     def wait_events(self, timeout_s: float) -> Sequence[DeviceEvent]:
         raise UnsupportedError(f"events need CAP_X (not even {timeout_s} s)")
+
+    def missing(self) -> dict[str, str]:
+        return self.unreadable
 
     def close(self) -> None:
         self.closed = True
@@ -299,6 +308,27 @@ def test_a_hanging_driver_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.verdict is Verdict.FAIL
     assert "has not returned" in check.found
     hang.set()
+
+
+def test_a_gpu_that_hangs_is_named_and_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_gpu, "_READING_S", 1.0)
+    hang = threading.Event()
+    facts = [GpuFacts(f"0000:{n}b:00.0", flop_method="gpm_pipe") for n in (1, 2, 3)]
+    devices = [Device([facts[0]]), Device([facts[1]], hang=hang), Device([facts[2]])]
+    backend = Backend(devices)
+    backend.unreadable = {"gpu_index_7": "GPU is lost (NVML 15)"}
+    found = {check.name: check for check in look(monkeypatch, lambda: backend)}
+    hang.set()
+    assert [found[f"GPU {fact.slot}"].verdict for fact in facts] == [
+        Verdict.OK, Verdict.FAIL, Verdict.OK,
+    ]  # fmt: skip
+    assert "no answer within" in found["GPU 0000:2b:00.0"].found
+    assert "reboot" in found["GPU 0000:2b:00.0"].todo
+    assert [device.reads for device in devices] == [2, 1, 2]
+    assert (found["gpu_index_7"].verdict, found["gpu_index_7"].found) == (
+        Verdict.FAIL, "GPU is lost (NVML 15)",
+    )  # fmt: skip
+    assert backend.closed
 
 
 def test_the_command_reads_a_simulated_node() -> None:
