@@ -115,6 +115,10 @@ async def _end(api: Api, acts: Outbox, actor: str, kind: str, key: str, at: str 
             raise ProblemError(
                 422, "at must be later than its beginning; leave it out to delete it."
             )
+        if one.to_us is not None and at_us >= one.to_us:
+            raise ProblemError(
+                422, "It ends by then as it is; at only shortens it. Hand in another for longer."
+            )
         changes = {"to_us": at_us}
     ended = msgspec.structs.replace(one, known_us=api.deps.clock.wall_us(), **changes)
     return await _decide(api, acts, actor, f"{kind}.delete", ended)

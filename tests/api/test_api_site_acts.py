@@ -210,6 +210,11 @@ async def test_reservations_and_windows(site: Site) -> None:
     )
     await site.sent(ended.json())
     assert (await site.why(T0 + 2 * HOUR_US, "b01n02/1"))["owner"]["kind"] == "unallocated"
+    later = await site.client.delete(
+        f"/api/v1/reservations/{key}", params={"at": "2026-01-01T11:00:00"}
+    )
+    assert later.status_code == 422, "an end makes nothing longer"
+    assert "only shortens it" in later.text
     assert (await site.why(T0, "b01n01/1"))["shares"] != []
     gone = await site.client.delete(f"/api/v1/reservations/{key}")
     await site.sent(gone.json())
