@@ -85,6 +85,8 @@ def _which(
 def text(told: Row, show: Callable[[Any], list[list[str]]]) -> str:
     """The answer for people: what it is of, then an aligned table."""
     status = "final" if told["final"] else f"PROVISIONAL, as of {_time(told['as_of'])}"
+    if told.get("frozen"):
+        status = f"frozen {_time(told['frozen']['time'])} by {told['frozen']['by']}"
     named = told["period"] or f"{_time(told['from'])} to {_time(told['to'])}"
     if not told["rows"]:
         return f"{named} ({told['time_zone']}): the ledger has nothing of it"
@@ -109,7 +111,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _is_number(cells: Sequence[str]) -> bool:
-    return all(cell[:1].isdigit() or cell[:1] in {"-", "–", ""} for cell in cells)
+    return all(cell[:1].isdigit() or cell[:1] in {"-", "–", "+", ""} for cell in cells)
 
 
 def number(value: float | None) -> str:

@@ -19,6 +19,7 @@ from dash.development.base_component import Component
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.node_page import trouble
 from dashboard.tags import attributes
+from dashboard.usage_months import adjustments_card, freeze_card, frozen_words
 from dashboard.usage_parts import bridge, jobs_card, tenants_table, tiles, waterfall
 
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
@@ -62,7 +63,12 @@ async def usage_page(api: ApiClient, month: str = "") -> Component:
         body = await _body(api, month)
     except ApiError as error:
         return html.Div(trouble(str(error)), id="pw-usage", className="us")
-    return html.Div([_head(month, now), *body], id="pw-usage", className="us")
+    return html.Div(
+        [_head(month, now), *body],
+        id="pw-usage",
+        className="us",
+        **attributes(data_month=month, data_words=month_words(month)),
+    )
 
 
 async def _body(api: ApiClient, month: str) -> list[Component]:
@@ -72,6 +78,10 @@ async def _body(api: ApiClient, month: str) -> list[Component]:
         return [html.Div(trouble(f"The ledger has nothing of {month_words(month)}."))]
     tenants = await api.get("/usage/tenants", month=month)
     parts: list[Component] = [dcc.Store(id="us-month", data=month), _standing(falls)]
+    if falls["frozen"]:
+        parts.append(adjustments_card(await api.get("/adjustments", month=month), month))
+    elif falls["final"]:
+        parts.append(freeze_card(month_words(month)))
     for row in rows:
         parts += [tiles(row), html.Div([waterfall(row), bridge(row)], className="us-two")]
     return [
@@ -116,7 +126,7 @@ def _month_link(month: str, *, current: bool) -> Component:
 
 
 def _standing(answer: Json) -> Component:
-    """Whether it may be signed, and as of when."""
+    """Whether it may be signed, and as of when; or who has frozen it."""
     zone = ZoneInfo(answer["time_zone"])
     as_of = answer["as_of"]
     when = (
@@ -124,6 +134,9 @@ def _standing(answer: Json) -> Component:
     )
     word = "Final" if answer["final"] else "Provisional"
     rest = "every hour is final" if answer["final"] else f"the ledger reaches {when}"
+    frozen = answer["frozen"]
+    if frozen:
+        word, rest = "Frozen", frozen_words(frozen, zone)
     return html.P(
         [
             html.Span(word, className="us-standing", **attributes(data_final=str(answer["final"]).lower())),

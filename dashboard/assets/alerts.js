@@ -12,11 +12,15 @@ const METRIC = { thermal: "gpu_temperature_c", power: "power_w" };
 const PLACES = new Set(["gpu", "node", "rack", "hall", "site"]);
 const COLOUR = { thermal: "--hot", power: "--power" };
 
-async function send(method, path, body) {
+export async function send(method, path, body) {
   const options = { method, headers: { "Content-Type": "application/json" } };
   if (body) options.body = JSON.stringify(body);
   const answer = await fetch(path, options);
-  if (answer.ok) return;
+  if (answer.ok) {
+    // Read to its end, or leaving the page would break it off.
+    await answer.arrayBuffer();
+    return;
+  }
   let detail = `the API answered with status ${answer.status}`;
   try {
     detail = (await answer.json()).detail ?? detail;

@@ -6,6 +6,7 @@ import { LiveView } from "./live.js";
 import { NodeView } from "./node.js";
 import { NodesView } from "./nodes.js";
 import { age, number, setText } from "./text.js";
+import { UsageView } from "./usage.js";
 
 const ORIGINS = {
   simulated: "Simulated data",
@@ -106,7 +107,7 @@ function switchTheme() {
   }
 }
 
-const VIEWS = { "pw-live": LiveView, "pw-node": NodeView, "pw-nodes": NodesView, "pw-alerts": AlertsView, "pw-incident": IncidentView };
+const VIEWS = { "pw-live": LiveView, "pw-node": NodeView, "pw-nodes": NodesView, "pw-alerts": AlertsView, "pw-incident": IncidentView, "pw-usage": UsageView };
 
 // Dash swaps pages inside #pw-page: the view follows what is there.
 function followPage() {

@@ -9,6 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.api.models import OriginName
 
 
+class FrozenBy(BaseModel):
+    """Who froze a month, when, and the SHA-256 of its day totals."""
+
+    time: str
+    by: str
+    note: str
+    sha256: str
+
+
 class _Of(BaseModel):
     """What every answer says of its time."""
 
@@ -21,6 +30,7 @@ class _Of(BaseModel):
     ledger_from: str | None = Field(description="Where the ledger begins within the time.")
     as_of: str | None = Field(description="How far the ledger reaches within the time.")
     final: bool = Field(description="All of it is there, for good unless a correction comes.")
+    frozen: FrozenBy | None = Field(description="Of a month that was frozen: by whom, and when.")
 
 
 class _Row(BaseModel):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.api.problems import ProblemError
 from pipeline.api.ranges import parse_time, time_text
+from pipeline.books.frozen import Frozen
 from pipeline.books.periods import Period, Standing, between, day_period, month_period
 
 MOST_DAYS: Mapping[str, int] = {"total": 1_100, "month": 1_100, "day": 1_100, "hour": 31}
@@ -65,4 +66,15 @@ def head(period: Period, stands: Standing) -> dict[str, Any]:
         "ledger_from": None if stands.from_us is None else time_text(stands.from_us),
         "as_of": None if stands.as_of_us is None else time_text(stands.as_of_us),
         "final": stands.final,
+        "frozen": None if stands.frozen is None else frozen_row(stands.frozen),
+    }
+
+
+def frozen_row(frozen: Frozen) -> dict[str, Any]:
+    """Who froze a month, when, and the sum by which any later difference shows."""
+    return {
+        "time": time_text(frozen.frozen_us),
+        "by": frozen.actor,
+        "note": frozen.note,
+        "sha256": frozen.sha256,
     }

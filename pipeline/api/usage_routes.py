@@ -14,7 +14,7 @@ from pipeline.api import models_usage, usage_csv
 from pipeline.api.books_routes import TheBooks
 from pipeline.api.deps import UsageReader, json_response, origin_name
 from pipeline.api.problems import ProblemError
-from pipeline.api.usage_period import MOST_DAYS, PeriodQuery, head
+from pipeline.api.usage_period import MOST_DAYS, PeriodQuery, frozen_row, head
 from pipeline.books import efficiency, queries, usage, waterfall
 from pipeline.books.cells import Cell, read_cells
 from pipeline.books.periods import Period, Resolution, Standing, slices, standing
@@ -191,6 +191,10 @@ async def monthly(books: TheBooks, query: Annotated[PeriodQuery, Query()]) -> Re
         "nameplate": f"{inventory.precision} {inventory.sparsity}, {inventory.clock_basis}",
         "definitions": f"{usage.DEFINITION} {waterfall.DEFINITION}, docs/usage.md",
     }
+    if stands.frozen is not None:
+        signed = frozen_row(stands.frozen)
+        lines |= {"status": "frozen", "frozen_at": signed["time"], "frozen_by": signed["by"],
+                  "note": signed["note"], "sha256": signed["sha256"]}  # fmt: skip
     rows = usage.sign_off_rows(cells)
     name = _name("usage", inventory.name, period.name)
     return usage_csv.csv_response(usage_csv.sign_off(lines, rows), name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,8 +102,15 @@ class Outbox:
 
         Raises BooksUnavailableError: then nothing was done.
         """
+        await self.decide(lambda _connection, _at_us: act)
+
+    async def decide(self, work: Callable[[Connection, int], Act]) -> None:
+        """Writes the act that `work` does now, in the same transaction.
+
+        Raises what the work does, and BooksUnavailableError: then nothing was done.
+        """
         at_us = self._clock.wall_us()
-        await self._database.write(lambda one: write_act(one, act, at_us))
+        await self._database.write(lambda one: write_act(one, work(one, at_us), at_us))
         self._poked.set()
 
     def stop(self) -> None:

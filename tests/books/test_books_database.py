@@ -161,7 +161,9 @@ async def test_a_failed_replacement_leaves_everything_as_it_was(database: Databa
 
 async def test_what_was_pending_of_replaced_hours_is_done(database: Database):
     def work(connection: Connection) -> list[progress.NodeHour]:
-        progress.add_pending(connection, [(H, "n1"), (H, "n3"), (H + 1, "n1")], progress.Cause.RECORDS)
+        progress.add_pending(
+            connection, [(H, "n1"), (H, "n3"), (H + 1, "n1")], progress.Cause.RECORDS
+        )
         progress.add_pending(connection, [(H, "n1")], progress.Cause.RECORDS)
         put(connection, ledger_rows(1, range(H, H + 1)), range(H, H + 1))
         return progress.read_pending(connection)

@@ -55,13 +55,14 @@ def _person(name: str, rank: int, hours: float) -> dict[str, Any]:
 def routes() -> APIRouter:
     """The API's routes."""
     router = APIRouter(prefix="/api/v1/usage")
+    frozen = {"2026-09": _frozen("ann")}
 
     def about(month: str) -> dict[str, Any]:
         if month == "2026-07":
             raise HTTPException(503, "The books do not answer now.")
         return {
             "period": month, "time_zone": "Asia/Hong_Kong", "as_of": "2026-11-24T05:00:00.000000Z",
-            "final": month < "2026-11", "definition": "waterfall/1",
+            "final": month < "2026-11", "definition": "waterfall/1", "frozen": frozen.get(month),
         }  # fmt: skip
 
     @router.get("/waterfall")
@@ -94,5 +95,44 @@ def routes() -> APIRouter:
             "idle_gpu_hours": 630.0, "activity": 0.02, "efficiency": 0.001, "kwh": 80.0,
         }  # fmt: skip
         return {**about(month), "total": 1, "rows": [job]}
+
+    both = APIRouter()
+    both.include_router(router)
+    both.include_router(_months(frozen))
+    return both
+
+
+def _frozen(by: str) -> dict[str, Any]:
+    return {
+        "time": "2026-10-03T02:05:00.000000Z",
+        "by": f"operator ({by})",
+        "note": "",
+        "sha256": "5e" * 32,
+    }
+
+
+def _adjusted(sign: int, tenant: str) -> dict[str, Any]:
+    return {
+        "month": "2026-09", "owner_kind": "tenant", "tenant": tenant, "project": "p", "origin": "measured",
+        "model": "H800-SXM", "cause": "allocations", "gpu_hours": sign * 1_536.0,
+        "active_gpu_hours": sign * 1_401.5, "pflop_hours": sign * 512.25, "kwh": sign * 640.0,
+    }  # fmt: skip
+
+
+def _months(frozen: dict[str, Any]) -> APIRouter:
+    """A month may be frozen here, but for one that is refused."""
+    router = APIRouter(prefix="/api/v1")
+
+    @router.post("/months/{month}/freeze")
+    async def _freeze(month: str, body: dict[str, str]) -> dict[str, Any]:
+        if month == "2026-08":
+            raise HTTPException(409, "2026-08 cannot be frozen. A decision is on its way.")
+        frozen[month] = _frozen(body["by"]) | {"note": body["note"]}
+        return {"month": month}
+
+    @router.get("/adjustments")
+    async def _adjustments(month: str) -> dict[str, Any]:
+        rows = [_adjusted(-1, "tenant-2"), _adjusted(1, "tenant-9")]
+        return {"month": month, "rows": rows if month == "2026-09" else []}
 
     return router

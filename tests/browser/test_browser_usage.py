@@ -97,3 +97,57 @@ def test_charts_have_room(opened: Opener, chart: str):
 def test_jobs_come_by_themselves_by_the_sites_clock(opened: Opener):
     page = opened("/usage/2026-11")
     expect(page.locator("#us-jobs tbody td").last).to_have_text("01 Nov 00:00")
+
+
+def test_a_month_is_frozen_by_name_and_asked_for_twice(opened: Opener):
+    page = opened("/usage/2026-05")
+    card = page.locator(".us-sign")
+    card.get_by_role("button").click()
+    expect(page.locator("#us-sign-said")).to_contain_text("Write your name")
+    card.get_by_placeholder("Your name").fill("Ann Lee")
+    card.get_by_placeholder("Note").fill("board of June")
+    card.get_by_role("button", name="Freeze the month").click()
+    expect(page.locator(".us-standing")).to_have_text("Final")
+    card.get_by_role("button", name="Yes, freeze May 2026 for good").click()
+    expect(page.locator(".us-standing")).to_have_text("Frozen")
+    said = page.locator(".us-note").first
+    expect(said).to_contain_text("03 Oct 2026 10:05 by operator (Ann Lee), “board of June”")
+    expect(page.get_by_text("nothing has been learnt since")).to_be_visible()
+    expect(page.locator(".us-sign")).to_have_count(0)
+
+
+def test_what_keeps_a_month_from_being_frozen_is_shown(opened: Opener):
+    page = opened("/usage/2026-08", refused=409)
+    page.get_by_placeholder("Your name").fill("Ann")
+    page.get_by_role("button", name="Freeze the month").click()
+    page.get_by_role("button", name="Yes, freeze August 2026 for good").click()
+    expect(page.locator("#us-sign-said")).to_have_text(
+        "2026-08 cannot be frozen. A decision is on its way."
+    )
+    expect(page.locator(".us-standing")).to_have_text("Final")
+
+
+def test_adjustments_stand_beside_what_was_frozen(opened: Opener):
+    page = opened("/usage/2026-09")
+    rows = page.locator(".us-adjustments tbody tr")
+    expect(rows).to_have_count(2)
+    cells = rows.first.locator("th, td").all_text_contents()
+    assert cells == [
+        "tenant-2",
+        "H800-SXM",
+        "allocations",
+        "−1,536.0",
+        "−1,401.5",
+        "−512.2",
+        "−640.0",
+    ]
+    expect(rows.nth(1)).to_contain_text("+1,536.0")
+    link = page.get_by_role("link", name="Adjustments as CSV")
+    path = "/api/v1/adjustments?month=2026-09&each=true&format=csv"
+    expect(link).to_have_attribute("href", path)
+
+
+def test_a_month_that_goes_on_cannot_be_frozen(opened: Opener):
+    page = opened("/usage/2026-11")
+    expect(page.locator(".us-standing")).to_have_text("Provisional")
+    expect(page.locator(".us-sign")).to_have_count(0)
