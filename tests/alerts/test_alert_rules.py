@@ -53,6 +53,17 @@ WRONG = [
     ("clear = 75", 'clear = 75\nonly_when = "busy"', 8, "write a list"),
     ("clear = 75", 'clear = 75\ncodes = 79', 8, "codes = [79, 95]"),
     ("clear = 75", "clear = 75\ntitle = 5", 8, "write text in quotes"),
+    ("above = 80\nclear = 75", "above = -80", 6, "it would always hold"),
+    ("clear = 75", "clear = -60", 7, "alerts would never end"),
+    ("clear = 75", "clear = 75\ncodes = [79]", 8, "is no event"),
+    ("clear = 75", "clear = 75\neach_above = 5", 8, "goes with each = count"),
+    ("clear = 75", 'clear = 75\ncritical_for = "1m"', 8, "goes with critical"),
+    ("clear = 75", 'clear = 75\nenabled = "no"', 8, "write true or false"),
+    ("clear = 75", 'clear = 75\nalso = ["busy > 1"]', 8, "out of reach"),
+    ('"gpu_temperature_c"\nabove = 80\nclear = 75', '"hung"\nabove = 1', 6, "out of reach"),
+    ('"gpu_temperature_c"\nabove = 80\nclear = 75', '"physics(rack_cooling)"', 4, "found of a rack"),
+    ('runbook = "thermal_margin"', 'runbook = "https://"', 9, "write a whole address"),
+    (GOOD, '\n[[rule]]\nname = "thermal_margin_lo"\nbelow = 5\n', 3, 'did you mean "thermal_margin_low"'),
     ('summary = "it is hot"', 'sumary = "it is hot"', 10, 'did you mean "summary"'),
 ]  # fmt: skip
 
@@ -63,7 +74,9 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("good", "wrong", "line", "said"), WRONG, ids=[row[1] for row in WRONG])
+@pytest.mark.parametrize(
+    ("good", "wrong", "line", "said"), WRONG, ids=[row[1][:60] for row in WRONG]
+)
 def test_what_cannot_be_is_refused(
     tmp_path: Path, good: str, wrong: str, line: int, said: str
 ) -> None:

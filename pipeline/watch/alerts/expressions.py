@@ -135,14 +135,17 @@ def compare(text: str) -> Comparison:
     if match is None:
         raise ValueError(f"not a comparison: {text!r}; write for example gpu_utilization >= 0.95")
     expression, level = parse(match[1]), float(match[3])
-    require_reachable(expression, level, above=match[2].startswith(">"))
+    require_reachable(expression, level, above=match[2][0] == ">", itself="=" in match[2])
     return Comparison(expression, match[2], level)
 
 
-def require_reachable(expression: Expression, level: float, *, above: bool) -> None:
-    """Raises ValueError where no valid value can ever be beyond the level."""
+def require_reachable(
+    expression: Expression, level: float, *, above: bool, itself: bool = False
+) -> None:
+    """Raises ValueError where no valid value can ever be beyond the level, or at it: `itself`."""
     low, high = expression.valid
-    if (above and level >= high > 0 and not (level == high == 1)) or (not above and level <= low):
+    beyond = level > high if above else level < low
+    if beyond or (not itself and level == (high if above else low)):
         raise ValueError(
             f"{level:g} is out of reach: {expression.text} is from {low:g} to {high:g} "
             f"{expression.unit}".rstrip()

@@ -16,8 +16,9 @@ from typing import Any, cast
 
 from collectors.contract.alerts import CONCERNS, FAMILIES, SCOPES, SEVERITIES
 from collectors.kit.toml_file import ConfigError, closest, read_toml
-from pipeline.watch.alerts.expressions import PLACES, Expression, compare, parse, require_reachable
+from pipeline.watch.alerts.expressions import Expression, compare, parse, require_reachable
 from pipeline.watch.alerts.rules import EACH, ONLY_WHEN, Advised, Rule, Step
+from pipeline.watch.alerts.rules_sense import BadKeyError, require_place, require_sense
 
 DEFAULT_NAME = "default_rules.toml"
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
@@ -45,12 +46,6 @@ class _Table:
         return ConfigError(f"{self.place}:{_line(self.text, self.nth, key)}: {key}: {text}")
 
 
-class _BadKeyError(ValueError):
-    def __init__(self, key: str, text: str) -> None:
-        super().__init__(text)
-        self.key = key
-
-
 def load_rules(path: Path | None = None) -> list[Rule]:
     """The shipped rules, changed by a site's file where there is one.  Raises ConfigError."""
     text = (files("pipeline.watch.alerts") / DEFAULT_NAME).read_text(encoding="utf-8")
@@ -61,11 +56,23 @@ def load_rules(path: Path | None = None) -> list[Rule]:
         site_text, content = read_toml(path)
         for table in _tables(site_text, content, str(path)):
             before = merged.get(table.values["name"])
+            if before is None and not {"scope", "when"} <= table.values.keys():
+                near = closest(table.values["name"], list(merged))
+                raise table.error(
+                    "name", f"no such rule is shipped, and a new one needs scope and when; {near}"
+                )
             values = {**(before.values if before else {}), **table.values}
             merged[table.values["name"]] = _Table(values, table.place, table.text, table.nth)
     beside = path.parent if path is not None else None
-    enabled = [table for table in merged.values() if table.values.get("enabled", True)]
+    enabled = [table for table in merged.values() if _enabled(table)]
     return [_checked(table, runbooks, beside) for table in enabled]
+
+
+def _enabled(table: _Table) -> bool:
+    said = table.values.get("enabled", True)
+    if not isinstance(said, bool):
+        raise table.error("enabled", f"write true or false, not {said!r}")
+    return said
 
 
 def _tables(text: str, content: Mapping[str, Any], place: str) -> list[_Table]:
@@ -102,20 +109,22 @@ def _line(text: str, nth: int, key: str) -> int:
 
 def _checked(table: _Table, runbooks: set[str], beside: Path | None) -> Rule:
     try:
-        return _rule(dict(table.values), runbooks, beside)
-    except _BadKeyError as error:
+        rule = _rule(dict(table.values), runbooks, beside)
+        require_sense(table.values, rule)
+    except BadKeyError as error:
         raise table.error(error.key, str(error)) from error
+    return rule
 
 
 def _rule(values: dict[str, Any], runbooks: set[str], beside: Path | None) -> Rule:
     scope = _one_of(values, "scope", SCOPES, None)
     when = _guard("when", lambda: parse(_text(values, "when")))
-    _fits(when, scope)
+    require_place(when, scope)
     eventful = when.name in ("event", "physics")
     above, steps = _steps(values, when, eventful=eventful)
     unit = str(values.get("unit", when.unit))
     if "unit" in values and "scale" not in values and unit != when.unit:
-        raise _BadKeyError("unit", f"{when.text} is in {when.unit or 'no unit'}, not {unit!r}")
+        raise BadKeyError("unit", f"{when.text} is in {when.unit or 'no unit'}, not {unit!r}")
     each, each_above, each_level = _each(values, when, scope)
     return Rule(
         name=values["name"],
@@ -142,18 +151,6 @@ def _rule(values: dict[str, Any], runbooks: set[str], beside: Path | None) -> Ru
     )
 
 
-def _fits(when: Expression, scope: str) -> None:
-    """Raises where a quantity is never known of what the rule is about."""
-    places = {"health": ("pipeline",), "health_rise": ("pipeline",), "facility": PLACES}
-    allowed = places.get(when.name)
-    if allowed is None and scope == "pipeline":
-        raise _BadKeyError("scope", f"{when.text} is of GPUs: write health(ROLE, NAME)")
-    if allowed is not None and scope not in allowed:
-        raise _BadKeyError("scope", f"{when.text} is of {' or '.join(allowed)}")
-    if when.name == "event" and scope not in ("gpu", "node"):
-        raise _BadKeyError("scope", "events are of a gpu or a node")
-
-
 def _steps(
     values: Mapping[str, Any], when: Expression, *, eventful: bool
 ) -> tuple[bool, tuple[Step, ...]]:
@@ -162,17 +159,17 @@ def _steps(
     if eventful:
         for key in ("above", "below", "clear", "critical"):
             if key in values:
-                raise _BadKeyError(key, f"{when.text} happens or not: leave it out")
+                raise BadKeyError(key, f"{when.text} happens or not: leave it out")
         return True, (Step(severity, 0.5, for_s),)
     if ("above" in values) == ("below" in values):
-        raise _BadKeyError("above", "write one of above and below")
+        raise BadKeyError("above", "write one of above and below")
     above = "above" in values
     key = "above" if above else "below"
     steps = [Step(severity, _reachable(values, key, when, above=above), for_s)]
     if "critical" in values:
         level = _reachable(values, "critical", when, above=above)
         if severity == "critical" or (level <= steps[0].level) == above or level == steps[0].level:
-            raise _BadKeyError("critical", f"must lie beyond {key}, of a rule that is not critical")
+            raise BadKeyError("critical", f"must lie beyond {key}, of a rule that is not critical")
         steps.append(Step("critical", level, _duration(values, "critical_for", for_s)))
     return above, tuple(steps)
 
@@ -182,7 +179,7 @@ def _reachable(values: Mapping[str, Any], key: str, when: Expression, *, above: 
     if values.get("each") not in ("count", "fraction"):
         _guard(key, lambda: require_reachable(when, level, above=above))
     elif values["each"] == "fraction" and not (0 <= level < 1 if above else 0 < level <= 1):
-        raise _BadKeyError(key, f"a fraction is from 0 to 1: {level:g} is out of reach")
+        raise BadKeyError(key, f"a fraction is from 0 to 1: {level:g} is out of reach")
     return level
 
 
@@ -192,7 +189,7 @@ def _clear(values: Mapping[str, Any], *, above: bool, level: float) -> float:
     clear = _number(values, "clear", None)
     if clear != level and (clear > level) == above:
         side = "below" if above else "above"
-        raise _BadKeyError("clear", f"must lie {side} the level {level:g}, or alerts never end")
+        raise BadKeyError("clear", f"must lie {side} the level {level:g}, or alerts never end")
     return clear
 
 
@@ -200,15 +197,15 @@ def _each(values: Mapping[str, Any], when: Expression, scope: str) -> tuple[str,
     own = when.name in ("event", "physics", "facility", "health", "health_rise")
     if scope == "gpu" or own:
         if "each" in values:
-            raise _BadKeyError("each", f"{when.text} of a {scope} needs none: leave it out")
+            raise BadKeyError("each", f"{when.text} of a {scope} needs none: leave it out")
         return "", True, 0.0
     if "each" not in values:
         how = ", ".join(EACH)
-        raise _BadKeyError("scope", f"GPUs of a {scope} become one by each: write one of {how}")
+        raise BadKeyError("scope", f"GPUs of a {scope} become one by each: write one of {how}")
     each = _one_of(values, "each", EACH, None)
     given = [key for key in ("each_above", "each_below") if key in values]
     if (each in ("count", "fraction")) != (len(given) == 1):
-        raise _BadKeyError(
+        raise BadKeyError(
             "each", "count and fraction, and they alone, need each_above or each_below"
         )
     if not given:
@@ -223,7 +220,7 @@ def _also(values: Mapping[str, Any]) -> tuple[Any, ...]:
     only = _list(values, "only_when", str)
     for word in only:
         if word not in ONLY_WHEN:
-            raise _BadKeyError("only_when", f"no {word!r}; {closest(word, list(ONLY_WHEN))}")
+            raise BadKeyError("only_when", f"no {word!r}; {closest(word, list(ONLY_WHEN))}")
     texts = [*(ONLY_WHEN[word] for word in only), *_list(values, "also", str)]
     return tuple(_guard("also", lambda text=text: compare(text)) for text in texts)
 
@@ -232,10 +229,10 @@ def _advised(values: Mapping[str, Any]) -> Advised:
     severities = _list(values, "advice_severity", str)
     for word in severities:
         if word not in SEVERITIES:
-            raise _BadKeyError("advice_severity", f"no {word!r}; {closest(word, list(SEVERITIES))}")
+            raise BadKeyError("advice_severity", f"no {word!r}; {closest(word, list(SEVERITIES))}")
     concerns = str(values.get("advice_concerns", ""))
     if concerns and concerns not in CONCERNS:
-        raise _BadKeyError("advice_concerns", closest(concerns, list(CONCERNS)))
+        raise BadKeyError("advice_concerns", closest(concerns, list(CONCERNS)))
     codes, others = (_list(values, key, int) for key in ("codes", "not_codes"))
     return Advised(severities, concerns, codes, others)
 
@@ -243,27 +240,25 @@ def _advised(values: Mapping[str, Any]) -> Advised:
 def _runbook(values: Mapping[str, Any], runbooks: set[str], beside: Path | None) -> str:
     name = str(values.get("runbook", ""))
     if not name:
-        raise _BadKeyError(
-            "runbook", "every rule needs one: a page of docs/runbooks, or an address"
-        )
+        raise BadKeyError("runbook", "every rule needs one: a page of docs/runbooks, or an address")
     if name in runbooks or name.startswith(("https://", "http://")):
         return name
     if beside is not None and (beside / name).is_file():
         return name
-    raise _BadKeyError("runbook", f"no page {name!r}; {closest(name, sorted(runbooks))}")
+    raise BadKeyError("runbook", f"no page {name!r}; {closest(name, sorted(runbooks))}")
 
 
 def _guard(key: str, made: Any) -> Any:
     try:
         return made()
     except ValueError as error:
-        raise _BadKeyError(key, str(error)) from error
+        raise BadKeyError(key, str(error)) from error
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise _BadKeyError(key, "write text in quotes")
+        raise BadKeyError(key, "write text in quotes")
     return value
 
 
@@ -271,21 +266,21 @@ def _list(values: Mapping[str, Any], key: str, kind: type) -> tuple[Any, ...]:
     found = values.get(key, [])
     if not isinstance(found, list) or not all(type(one) is kind for one in cast(list[Any], found)):
         example = '["…"]' if kind is str else "[79, 95]"
-        raise _BadKeyError(key, f"write a list, as in {key} = {example}")
+        raise BadKeyError(key, f"write a list, as in {key} = {example}")
     return tuple(cast(list[Any], found))
 
 
 def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], usual: str | None) -> str:
     value = values.get(key, usual)
     if value not in known:
-        raise _BadKeyError(key, f"{value!r} is none; {closest(str(value), list(known))}")
+        raise BadKeyError(key, f"{value!r} is none; {closest(str(value), list(known))}")
     return str(value)
 
 
 def _number(values: Mapping[str, Any], key: str, usual: float | None) -> float:
     value = values.get(key, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _BadKeyError(key, f"write a number, not {value!r}")
+        raise BadKeyError(key, f"write a number, not {value!r}")
     return float(value)
 
 
@@ -295,5 +290,5 @@ def _duration(values: Mapping[str, Any], key: str, usual: int) -> int:
         return value
     match = _TIME.fullmatch(str(value))
     if match is None:
-        raise _BadKeyError(key, f"write 30s, 10m, 1h or 2d, not {value!r}")
+        raise BadKeyError(key, f"write 30s, 10m, 1h or 2d, not {value!r}")
     return round(float(match[1]) * _SECONDS[match[2]])
