@@ -32,7 +32,12 @@ def text(told: Mapping[str, Any]) -> str:
     claims: Sequence[Mapping[str, Any]] = told["claims"]
     if not claims:
         lines.append("No record of any source names it at that time.")
-    if told["hour"] is not None and _differs(told):
+    if told["hour"] is not None and _differs(told) and told["hour"].get("frozen"):
+        lines.append(
+            "The ledger's hour has no row of this owner: it stays as it was frozen. What has been"
+            f" learnt since is told by petawatch month adjustments {told['hour']['frozen']} --each."
+        )
+    elif told["hour"] is not None and _differs(told):
         lines.append(
             "The ledger's hour has no row of this owner. It is computed anew soon after a change;"
             " where it stays so, it was filled as a simulated past, which has no records, or its"
@@ -80,6 +85,8 @@ def _hour(told: Mapping[str, Any]) -> list[str]:
     if hour is None:
         return ["The ledger does not have its hour."]
     state = "final" if hour["final"] else "provisional"
+    if hour.get("frozen"):
+        state = f"frozen with {hour['frozen']}"
     lines = [f"In the ledger its hour is {state}:"]
     states = ("active_us", "idle_us", "down_us", "unobserved_us")
     for row in told["ledger"]:

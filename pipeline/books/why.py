@@ -19,6 +19,7 @@ from collectors.contract.topics import PRECEDENCE, Allocation
 from pipeline.books import schema, site_files, versions
 from pipeline.books.claims import Claim, Holder, Sharers, claims_of, ownership
 from pipeline.books.corrections import CORRECTION, correction_id
+from pipeline.books.frozen import frozen_within
 from pipeline.books.rows import HOUR_US, STATES
 
 _NAMES = {value: name for name, value in PRECEDENCE.items()}
@@ -204,14 +205,15 @@ def _rows(connection: Connection, node: str, slot: int, at_us: int) -> list[dict
 
 
 def _hour(connection: Connection, node: str, at_us: int) -> dict[str, Any] | None:
-    table = schema.node_hours.c
+    table, hour = schema.node_hours.c, at_us // HOUR_US
     query = select(table.until_us, table.final, table.computed_us).where(
-        table.hour == at_us // HOUR_US, table.node == node
+        table.hour == hour, table.node == node
     )
     row = connection.execute(query).one_or_none()
-    return (
-        None if row is None else dict(zip(("until_us", "final", "computed_us"), row, strict=True))
-    )
+    if row is None:
+        return None
+    month = next((one.month for one in frozen_within(connection, range(hour, hour + 1))), None)
+    return {**dict(zip(("until_us", "final", "computed_us"), row, strict=True)), "frozen": month}
 
 
 def shares_of(owner: Holder) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from test_api_usage import HOURS, ledger
 from collectors.contract.inventory import Inventory
 from collectors.months import month as command
 from collectors.usage import usage as usage_command
+from collectors.why import text
 from pipeline.api import models_months
 from pipeline.api.app import create_app
 from pipeline.api.deps import ApiDeps
@@ -217,3 +218,15 @@ async def test_the_command_freezes_checks_and_lists(desk: Desk, url: str) -> Non
     differs = await run(url, "check", "2026-10")
     assert differs.exit_code == 1
     assert "2026-10-01  tenant  ant     p" in differs.output
+
+
+async def test_why_says_that_the_hour_is_frozen(desk: Desk) -> None:
+    gpu, moment = f"{NAMES[1]}/1", "2026-10-01T00:10:00"
+    assert (await desk.get("/why", gpu=gpu, at=moment))["hour"]["frozen"] is None
+    await desk.freeze(by="ann")
+    told = await desk.get("/why", gpu=gpu, at=moment)
+    assert told["hour"]["frozen"] == "2026-10"
+    owner = {"kind": "tenant", "tenant": "bee", "project": "", "job": ""}
+    said = text({**told, "owner": owner})
+    assert "In the ledger its hour is frozen with 2026-10:" in said
+    assert "petawatch month adjustments 2026-10 --each" in said

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Table, delete, func, select, update
 from test_books_site_files import HOURS, STEP, Kept, Step, empty, sample
 
+from collectors.contract.tenants import NO_TENANTS
 from collectors.contract.topics import ALLOC
 from pipeline.books import months, progress, schema, site_files, totals
 from pipeline.books.database import Database
@@ -27,9 +28,11 @@ from pipeline.books.frozen import OWNER, read_adjustments
 from pipeline.books.leader import Leader
 from pipeline.books.months import MonthRefusedError
 from pipeline.books.periods import month_period, standing
+from pipeline.books.rebuild import HoursRebuild, Site
 from pipeline.books.rows import FIGURES
 from pipeline.books.schema_months import adjustments, frozen_days, frozen_months
 from pipeline.books.site_files import SiteFiles
+from pipeline.commands.backup import read_backup, write_backup
 
 Sums = dict[tuple[Any, ...], tuple[int, ...]]
 BY = ("hour", "node", *OWNER)
@@ -281,6 +284,62 @@ async def test_what_keeps_a_month_from_being_frozen_is_said(ended: World) -> Non
     for table in (frozen_months, frozen_days):
         assert await ended.database.read(lambda one, table=table: all_rows(one, table)) == []
     await freeze(ended)
+
+
+async def test_a_backup_has_what_was_frozen_and_what_came_since(
+    ended: World, books_url: str, tmp_path: Path
+) -> None:
+    await freeze(ended)
+    await ended.store(run_samples("n2", at(0, 0), at(0, 600)), bus_us=at(9, 1))
+    await turn(ended)
+    tables = (schema.hours, frozen_months, frozen_days, adjustments)
+    before = [await ended.database.read(lambda one, of=of: all_rows(one, of)) for of in tables]
+    assert all(before)
+    file = tmp_path / "books.backup"
+    await write_backup(Database(books_url), file)
+    other = f"sqlite:///{tmp_path}/other.db"
+    await read_backup(Database(other), file, force=False)
+    await read_backup(Database(books_url), file, force=True)
+    for url in (other, books_url):
+        back = Database(url)
+        assert [await back.read(lambda one, of=of: all_rows(one, of)) for of in tables] == before
+        checked = await back.read(lambda one: months.check(one, MONTH))
+        assert checked is not None
+        assert checked.same
+        await back.close()
+    # What is learnt after the restore goes beside it too, and nothing that is known twice.
+    await turn(ended)
+    await ended.store(run_samples("n3", at(0, 0), at(0, 600)), bus_us=at(9, 2))
+    await turn(ended)
+    now = [await ended.database.read(lambda one, of=of: all_rows(one, of)) for of in tables]
+    assert now[:3] == before[:3]
+    assert [row for row in now[3] if row[3] == "n2"] == before[3]
+    assert len(now[3]) > len(before[3])
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+async def test_a_rebuild_leaves_a_frozen_month_and_finds_nothing_new(
+    ended: World, *, broken_off: bool
+) -> None:
+    await freeze(ended)
+    await ended.store(run_samples("n2", at(0, 0), at(0, 600)), bus_us=at(9, 1))
+    await turn(ended)
+    tables = (schema.hours, schema.day_totals, adjustments)
+    before = [await ended.database.read(lambda one, of=of: all_rows(one, of)) for of in tables]
+    site = Site(ended.inventory, NO_TENANTS)
+    hours = range(at(-9, 0) // HOUR, at(9, 0) // HOUR)
+    if broken_off:
+        with pytest.raises(KeyboardInterrupt):
+            await HoursRebuild(ended.series, ended.database, site, ended.clock).run(hours, _stop)
+    await HoursRebuild(ended.series, ended.database, site, ended.clock).run(hours, lambda _done, _total: None)
+    assert await ended.database.read(progress.read_pending) == []
+    now = [await ended.database.read(lambda one, of=of: all_rows(one, of)) for of in tables]
+    assert now == before
+
+
+def _stop(done: int, _total: int) -> None:
+    if done >= 3:
+        raise KeyboardInterrupt
 
 
 async def test_who_freezes_and_who_writes_hours_wait_for_each_other(
