@@ -62,9 +62,12 @@ class Desk:
         """Notices left out because too many waited."""
 
     def take_incident(self, incident: Incident, bus_us: int) -> None:
-        """A revision of an incident; an older one than is known says nothing."""
+        """A revision of an incident; an older one than is known, or than people were told of, says
+        nothing: a `watch` that was frozen while another went on may send it after the end."""
         known = self._known.get(incident.id)
         if known is not None and incident.revision < known.latest.revision:
+            return
+        if any(self._told_more(name, incident) for name in self._targets):
             return
         if known is None:
             known = self._known[incident.id] = _Known(incident, bus_us)
@@ -76,6 +79,9 @@ class Desk:
 
     def take_delivery(self, delivery: Delivery) -> None:
         """What became of a notice, ours or told by the log."""
+        known = self._known.get(delivery.incident)
+        if known is not None and known.latest.notice < delivery.notice:
+            del self._known[delivery.incident]  # what is known is older than what was told
         sent = self._sent.setdefault((delivery.target, delivery.incident), _Sent())
         if delivery.outcome == "sending":
             sent.sending = max(sent.sending, delivery.notice)
@@ -115,6 +121,9 @@ class Desk:
 
     def _lacks(self, target: str, incident: Incident) -> bool:
         return self._sent.get((target, incident.id), _Sent()).over < incident.notice
+
+    def _told_more(self, target: str, incident: Incident) -> bool:
+        return self._sent.get((target, incident.id), _Sent()).over > incident.notice
 
     def _tidy(self, name: str) -> None:
         """Forgets notices that are over everywhere, and incidents that are over for good."""

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _POLL_S = 0.25
 _UNSETTLED_US = 5_000_000
 """How long a term outlives the loss of the partition: a rebalance often brings it back at once."""
+_SURE_US = 2_000_000
+"""An answer that took longer to be read says nothing of now: this process may have been frozen since."""
 
 
 class Lead:
@@ -91,6 +93,7 @@ class Lead:
         stopped for long finds out before it says anything.  Raises BusUnavailableError."""
         if self._member is None or not self.holds:
             return False
+        asked_us = self._clock.monotonic_us()
         try:
             ends = await self._member.end_offsets()
             for partition, offset in ends.items():
@@ -98,4 +101,4 @@ class Lead:
             await self._member.commit(ends)
         except (FencedError, KeyError):
             return False
-        return self.holds
+        return self.holds and self._clock.monotonic_us() - asked_us <= _SURE_US

@@ -55,8 +55,8 @@ class Pair:
             await asyncio.sleep(0.05)
 
     def _settled(self) -> bool:
-        """Whether the second one's joining, which may give it the lead at once, is over: before the
-        first snapshot nobody could go on."""
+        """Whether the second one's joining, which may give it the lead at once, is over: before it
+        is known where the first one began nobody could go on."""
         said = {one: one.said for one in self._members if isinstance(one, Child)}
         terms = sorted(
             ((line, one) for one, lines in said.items() for line in lines if LEADS in line),
@@ -75,8 +75,8 @@ class Pair:
         return self._joined
 
     async def kill(self) -> None:
-        # Before the first snapshot there is nothing to go on from.
-        while await read_state(self._bus, self._prefix) is None:
+        # Before it is known where the first one began there is nothing to go on from.
+        while await read_state(self._bus, self._prefix) == (None, None):
             await SystemClock().sleep(0.1)
         self._look()
         leader = self._leader

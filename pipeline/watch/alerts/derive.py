@@ -74,11 +74,18 @@ class Values:
             _fade(self.memory[one.text], tick.steps[one.args[0]], float(one.args[1]))
         for text in self.totals:
             self._rise(text, tick.health)
-        if tick.time_s % NEIGHBOURS_EVERY_S == 0:
-            for one in self._neighbours:
-                column, power = tick.gauges[one.args[0]], tick.gauges["power_w"]
-                made = like_neighbours(column, power, self._groups.index["node"], self._slots)
-                self.memory[one.text][:] = made
+        for one in self._neighbours:
+            self._compare(self.memory[one.text], tick.gauges[one.args[0]], tick)
+
+    def _compare(self, known: F32, column: Floats, tick: Tick) -> None:
+        """Differences from neighbours, of those nodes whose turn it is: a share each second."""
+        node = self._groups.index["node"]
+        turn, nodes = tick.time_s % NEIGHBOURS_EVERY_S, len(tick.layout.nodes)
+        edges = (turn * nodes // NEIGHBOURS_EVERY_S, (turn + 1) * nodes // NEIGHBOURS_EVERY_S)
+        rows = slice(*np.searchsorted(node, edges).tolist())
+        if rows.start < rows.stop:
+            power, among = tick.gauges["power_w"][rows], node[rows] - edges[0]
+            known[rows] = like_neighbours(column[rows], power, among, self._slots)
 
     def _follow(self, mean: F32, column: Floats, tick: Tick, window_s: float) -> None:
         """A mean that lags; anew where it began or where the GPU was away for long."""
@@ -262,7 +269,9 @@ def counts(rule: Rule, placed: Placed) -> bool:
 def _fade(total: F32, step: Floats, window_s: float) -> None:
     """Adds what came to what fades; NaN until the counter was read for the first time."""
     total *= np.float32(np.exp(-1.0 / window_s))
-    came = ~np.isnan(step)
+    came = np.flatnonzero(~np.isnan(step))
+    if not len(came):
+        return
     total[came] = np.nan_to_num(total[came]) + step[came]
 
 

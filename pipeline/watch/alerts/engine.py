@@ -134,12 +134,8 @@ class Engine:
         before = self.open[rule.name]
         if not hit.any() and not len(before.index):
             return []
-        hits = np.flatnonzero(hit)
-        if len(before.index):
-            known = np.zeros(len(column), np.bool_)
-            known[before.index] = True
-            hits = hits[~known[hits]]
-        opened = before.joined(Open.at(hits, tick.time_s))
+        hit[before.index] = False
+        opened = before.joined(Open.at(np.flatnonzero(hit), tick.time_s))
         truth = _truth(rule, column, opened.index, values)
         self.open[rule.name], changes = _advance(rule, opened, truth, tick.time_s)
         return changes
@@ -150,7 +146,7 @@ class Engine:
 
 
 def _truth(rule: Rule, column: Floats, at: Intp, values: Values) -> Truth:
-    value = column[at]
+    value = _of(column, at)
     beyond = OPERATORS[">" if rule.above else "<"]
     level, clear = np.float32(rule.steps[0].level), np.float32(rule.clear)
     holds = beyond(value, level)
@@ -158,37 +154,59 @@ def _truth(rule: Rule, column: Floats, at: Intp, values: Values) -> Truth:
     unknown = np.isnan(value)
     false = ~stays & ~unknown
     for one in rule.also:
-        other = values.column(one.expression, rule)[at]
+        other = _of(values.column(one.expression, rule), at)
         true = OPERATORS[one.op](other, np.float32(one.level))
         missing = np.isnan(other)
         holds &= true
         stays &= true
         unknown |= missing
         false |= ~true & ~missing
-    grave = holds & beyond(value, np.float32(rule.steps[-1].level))
+    single = len(rule.steps) == 1
+    grave = holds if single else holds & beyond(value, np.float32(rule.steps[-1].level))
     return Truth(value, holds, stays, unknown & ~false, grave)
+
+
+def _of(column: Floats, at: Intp) -> Floats:
+    """Some of a column; `at` is sorted, so that as many as there are are all."""
+    return column if len(at) == len(column) else column[at]
+
+
+def _settled(rule: Rule, now: Open, truth: Truth, time_s: int) -> bool:
+    """Whether all fire, go on and can become no graver, as in most seconds of a storm: then nothing
+    but the time is new."""
+    if not (truth.stays.all() and (now.state == State.FIRING).all()):
+        return False
+    if len(rule.steps) > 1 and not (now.step == len(rule.steps) - 1).all():
+        return False
+    now.held_s[:] = now.known_s[:] = time_s
+    return True
+
+
+def _rising(rule: Rule, now: Open, truth: Truth, time_s: int) -> Bools:
+    """Who has been beyond the next severity's level for long enough."""
+    if len(rule.steps) == 1:
+        return np.zeros(len(now.index), np.bool_)
+    now.beyond_s[:] = np.where(
+        truth.grave, np.where(now.beyond_s == _NEVER, time_s, now.beyond_s),
+        np.where(truth.unknown, now.beyond_s, _NEVER),
+    )  # fmt: skip
+    higher = now.step < len(rule.steps) - 1
+    return truth.grave & higher & (time_s - now.beyond_s >= rule.steps[-1].for_s)
 
 
 def _advance(rule: Rule, now: Open, truth: Truth, time_s: int) -> tuple[Open, list[Change]]:
     """One second further: who rises, fires, is told of, and is over."""
+    if _settled(rule, now, truth, time_s):
+        return now, []
     pending = now.state == State.PENDING
     firing = ~pending
     held = np.where(pending, truth.holds, truth.stays)
     now.held_s[held] = time_s
     now.known_s[~truth.unknown] = time_s
-    now.beyond_s[:] = np.where(
-        truth.grave, np.where(now.beyond_s == _NEVER, time_s, now.beyond_s),
-        np.where(truth.unknown, now.beyond_s, _NEVER),
-    )  # fmt: skip
     silent = truth.unknown & (time_s - now.known_s >= NO_DATA_S)
     kept = time_s - now.held_s < rule.keep_s
     over = silent | (~truth.unknown & ~held & (pending | ~kept))
-    first, last = rule.steps[0], rule.steps[-1]
-    rises = (
-        truth.grave & (now.step < len(rule.steps) - 1) & (time_s - now.beyond_s >= last.for_s)
-        if len(rule.steps) > 1
-        else np.zeros(len(over), np.bool_)
-    )
+    first, rises = rule.steps[0], _rising(rule, now, truth, time_s)
     fires = pending & truth.holds & ((time_s - now.since_s >= first.for_s) | rises)
     wait_s = min(max(first.for_s // 2, ANNOUNCE_S[0]), ANNOUNCE_S[1])
     told = pending & ~fires & ~over & ~now.announced & (time_s - now.since_s >= wait_s)

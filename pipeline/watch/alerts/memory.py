@@ -32,7 +32,7 @@ def saved_of(
         places=state.packed_places(core.layout.places),
         done_s=done_s,
         warm_from_us=warm_from_us,
-        positions={f"{p.topic}/{p.number}": offset for p, offset in positions.items()},
+        positions=texts_of(positions),
         newest_us=newest_us,
         began_s=core.began_s,
         offsets=offsets,
@@ -65,10 +65,15 @@ def _columns(core: Core, done_s: int) -> dict[str, bytes]:
     return out
 
 
-def partitions_of(saved: Saved) -> dict[Partition, int]:
-    """The positions of a snapshot."""
+def texts_of(positions: Mapping[Partition, int]) -> dict[str, int]:
+    """Positions as they are saved."""
+    return {f"{p.topic}/{p.number}": offset for p, offset in positions.items()}
+
+
+def partitions_of(positions: Mapping[str, int]) -> dict[Partition, int]:
+    """Positions that were saved."""
     out: dict[Partition, int] = {}
-    for text, offset in saved.positions.items():
+    for text, offset in positions.items():
         topic, _, number = text.rpartition("/")
         out[Partition(topic, int(number))] = offset
     return out

@@ -28,15 +28,18 @@ class Published:
             self.learn(zip(chunk.keys, chunk.values, strict=True))
 
     def learn(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Takes records of the topic in; what cannot be read is none of ours."""
+        """Takes records of the topic in; what cannot be read is none of ours, and what comes after
+        something later is of one that was frozen."""
         for key, value in records:
             try:
                 if key.startswith(b"alert/"):
                     alert = msgspec.json.decode(value, type=Alert)
-                    self._alerts[alert.fingerprint] = _name(alert)
+                    if alert.at_us >= self._alerts.get(alert.fingerprint, (0,))[0]:
+                        self._alerts[alert.fingerprint] = _name(alert)
                 elif key.startswith(b"incident/"):
                     incident = msgspec.json.decode(value, type=Incident)
-                    self._incidents[incident.id] = incident.revision
+                    known = self._incidents.get(incident.id, 0)
+                    self._incidents[incident.id] = max(known, incident.revision)
             except (msgspec.DecodeError, msgspec.ValidationError):
                 continue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from collectors.contract.bus import (
@@ -13,6 +13,7 @@ from collectors.contract.bus import (
     BusUnavailableError,
     Consumer,
     Message,
+    Partition,
     Producer,
     RefusedError,
 )
@@ -32,6 +33,15 @@ GROUP = "petawatch-alerts"
 _FETCH_S = 0.1
 _BEHIND_WALL_US = 5_000_000
 """How far behind the wall clock silence is taken for time after a restart."""
+
+
+_BEGUN_OLD_US = 600_000_000
+"""A beginning without a snapshot that is longer ago is none to go on from."""
+
+
+def _still(saved: Mapping[str, int], ends: Mapping[Partition, int]) -> dict[Partition, int]:
+    """Saved positions of the partitions that there are."""
+    return {p: at for p, at in memory.partitions_of(saved).items() if p in ends}
 
 
 class AlertWatch:
@@ -99,19 +109,24 @@ class AlertWatch:
         return [self._options.prefix + name for name in TOPICS]
 
     async def _log_of(self, consumer: Consumer) -> AlertLog:
-        """Where the snapshot says, else at the end of the log (allocations: all of them)."""
+        """Where the snapshot says, else where one began that lived too shortly for a snapshot, else
+        at the end of the log (allocations: all of them)."""
         prefix = self._options.prefix
-        saved = await state.read_state(self._bus, prefix)
+        saved, begun = await state.read_state(self._bus, prefix)
         self._published = Published()
         await self._published.read(self._bus, prefix + ALERTS)
         starts = await consumer.end_offsets()
         if saved is not None:
-            starts.update({p: at for p, at in memory.partitions_of(saved).items() if p in starts})
+            starts.update(_still(saved.positions, starts))
+        elif begun is not None and self._clock.wall_us() - begun.at_us < _BEGUN_OLD_US:
+            starts.update(_still(begun.positions, starts))
         else:
             first = self._options.from_start
             starts = {
                 p: 0 if first or p.topic == prefix + ALLOC else at for p, at in starts.items()
             }
+            here = state.Begun(memory.texts_of(starts), self._clock.wall_us())
+            self._snapshot = [state.begun_message(here, prefix)]
         for partition, offset in starts.items():
             await consumer.seek(partition, offset)
         log = AlertLog(self._inventory, self._options, self._clock, self._board, saved)

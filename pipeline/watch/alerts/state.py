@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.watch.alerts.whole import whole
 VERSION = 1
 PIECE_BYTES = 512 * 1024
 _KEY = b"watch/alerts/"
+_BEGUN = b"watch/alerts-begun"
 
 
 class SavedOpen(msgspec.Struct, frozen=True):
@@ -64,6 +66,20 @@ class Manifest(msgspec.Struct, frozen=True):
     done_s: int
     pieces: int
     digest: str
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """Where one began that found no snapshot: until there is one, others begin there too."""
+
+    positions: dict[str, int]
+    """`topic/partition` → offset."""
+    at_us: int
+    """When that was, by the clock on the wall."""
+
+
+def begun_message(begun: Begun, prefix: str) -> Message:
+    """Its record."""
+    return Message(prefix + STATE, _BEGUN, msgspec.json.encode(begun))
 
 
 def packed_places(places: list[tuple[str, int]]) -> bytes:
@@ -142,10 +158,14 @@ def assembled(records: Mapping[bytes, bytes]) -> Saved | None:
     return None
 
 
-async def read_state(bus: Bus, prefix: str) -> Saved | None:
-    """The newest snapshot on the bus.  Raises BusUnavailableError."""
+async def read_state(bus: Bus, prefix: str) -> tuple[Saved | None, Begun | None]:
+    """The newest snapshot on the bus, and where the one began that had none; each None where there
+    is none.  Raises BusUnavailableError."""
     records: dict[bytes, bytes] = {}
     async for chunk in whole(bus, prefix + STATE):
         pairs = zip(chunk.keys, chunk.values, strict=True)
-        records.update((key, value) for key, value in pairs if key.startswith(_KEY))
-    return assembled(records)
+        records.update((key, value) for key, value in pairs if key.startswith((_KEY, _BEGUN)))
+    begun = None
+    with suppress(msgspec.DecodeError, msgspec.ValidationError):
+        begun = msgspec.json.decode(records.get(_BEGUN, b""), type=Begun)
+    return assembled(records), begun
