@@ -48,8 +48,18 @@ async def evidence(api: ApiClient, incident: Json) -> tuple[dict[str, Any], str]
     chosen = slot if slot is not None and slot in slots else slots[0]
     ended_us = incident.get("resolved_us")
     figure = evidence_figure(answer, chosen, incident["opened_us"], ended_us, window)
+    return figure, _caption(answer, node, chosen, slot)
+
+
+def _caption(answer: Json, node: str, chosen: str, wanted: str | None) -> str:
+    """Which GPU is drawn; what is missing, and that it is another than the one meant, is said."""
     told = {one["metric"] for one in answer["series"] if one["slot"] == chosen and one["time_us"]}
-    return figure, f"{node} / {chosen}" + ("" if MARGIN in told else ", which tells no margin")
+    parts = [f"{node} / {chosen}"]
+    if wanted not in (None, chosen):
+        parts.append(f"a neighbour: there are no samples of {wanted}")
+    if MARGIN not in told:
+        parts.append("no margin is told")
+    return ", ".join(parts)
 
 
 async def _any_node(api: ApiClient, incident: Json) -> tuple[str, None]:

@@ -167,7 +167,8 @@ export class AlertsView {
       });
       try {
         const { series } = await getJson(`/api/v1/series?${asked}`);
-        const one = series.find((found) => found.slot === at.slot) ?? series[0];
+        // Of a GPU that tells nothing no other one is shown.
+        const one = at.slot ? series.find((found) => found.slot === at.slot) : series[0];
         if (one?.value?.length > 1) this.sparks.set(incident.id, one.value.map((v) => v ?? Number.NaN));
       } catch {
         // The row says the rest.
@@ -191,7 +192,7 @@ export class AlertsView {
   showInformation(alerts) {
     const shown = alerts.slice(-20).reverse();
     const rows = keepRows(this.find("al-information"), shown.length, () => element("li", "al-item", element("span")));
-    shown.forEach((one, index) => put(rows[index], "span", `${one.subject.name}: ${one.text || one.rule.replaceAll("_", " ")}`));
+    shown.forEach((one, index) => put(rows[index], "span", informed(one)));
     const rest = alerts.length - shown.length;
     this.find("al-information").dataset.none = alerts.length ? (rest > 0 ? `and ${number(rest)} more` : "") : "None.";
   }
@@ -273,6 +274,11 @@ function makeRow() {
 function put(row, selector, text) {
   const place = row.querySelector(selector);
   if (place.textContent !== text) place.textContent = text;
+}
+
+function informed({ subject, text, rule }) {
+  const words = text || rule.replaceAll("_", " ");
+  return words.startsWith(`${subject.name}: `) ? words : `${subject.name}: ${words}`;
 }
 
 function placeOf(subject) {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dashboard.evidence import LAG_S, evidence_figure, expected, smoothed
-from dashboard.incident_chart import subject_of_chart
+from dashboard.incident_chart import evidence, subject_of_chart
 from dashboard.incident_page import evidence_row, lead
 
 _S = 1_000_000
@@ -112,3 +112,31 @@ def test_the_evidence_is_that_of_the_cause_and_not_of_what_follows_from_it() -> 
     assert lead(found)["evidence"] == {"warmer_c": 4.0}
     found["incident"] = {"cause": "power_brake"}
     assert lead(found)["evidence"] == {"power_w": 100.0}
+
+
+class _Series:
+    """An API whose node has samples of one GPU."""
+
+    async def get(self, path: str, **_: Any) -> Any:
+        return {"time": "2026-11-24T06:00:00Z"} if path == "/live" else {}
+
+    async def series(self, node: str, *_: Any) -> Any:
+        assert node == "n1"
+        columns = {"time_us": [1, 2], "value": [60.0, 61.0], "slot": "0000:01:00.0"}
+        return {"series": [{"metric": "gpu_temperature_c", **columns}]}
+
+
+async def test_a_neighbour_in_the_place_of_a_gpu_that_tells_nothing_is_said_to_be_one() -> None:
+    gpu = {"scope": "gpu", "name": "n1·5", "node": "n1", "slot": "0000:05:00.0"}
+    incident = {
+        "subject": gpu,
+        "opened": "2026-11-24T05:50:00Z",
+        "opened_us": 1_795_499_400_000_000,
+    }
+    _, of = await evidence(_Series(), incident)  # type: ignore[arg-type]
+    assert (
+        of
+        == "n1 / 0000:01:00.0, a neighbour: there are no samples of 0000:05:00.0, no margin is told"
+    )
+    _, of = await evidence(_Series(), {**incident, "subject": {**gpu, "slot": "0000:01:00.0"}})  # type: ignore[arg-type]
+    assert of == "n1 / 0000:01:00.0, no margin is told"
