@@ -109,10 +109,12 @@ class ThermalDetector:
         rise = self._model.rise()
         residual = core - self._model.theta[0] - rise
         trusted = valid & (self._unsettled_s <= 0)
-        hidden = self._gap_c + self._model.beyond(rise)
-        variance: Floats = self._model.variance(rise) + hidden * hidden
+        beyond, of_model = self._model.beyond(rise), self._model.variance(rise)
+        hidden = self._gap_c + beyond
+        variance: Floats = of_model + hidden * hidden
+        strange: Floats = of_model + beyond * beyond
         moment = Moment(
-            time_us, step_s, dt_s, residual, rise, trusted, variance, self._model.noise,
+            time_us, step_s, dt_s, residual, rise, trusted, variance, strange, self._model.noise,
             self._model.known(), hidden, self._model.doubt[2], self._model.unused(rise),
         )  # fmt: skip
         self._judge.follow(moment, said.inlet_c)

@@ -2,18 +2,21 @@
 
 A GPU is compared with its rack, a rack with its hall, a hall with its own past,
 so that what many share (a day's swing) is not told of each.  What many share is
-a Huber mean: a few that are ill do not move it.
+a Huber mean: a few that are ill do not move it.  In that quarter of an hour work
+counts more than rest: Σ w·r / Σ w with w = rise² + (10 °C)², near least squares
+of a resistance that grew, which at rest is hardly seen.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.watch.physics.layout import Places
 from pipeline.watch.physics.settings import PhysicsSettings
+from pipeline.watch.physics.spans import Drifted, Span, Spans
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -21,25 +24,33 @@ State = dict[str, NDArray[Any]]
 
 EVERY_S = 20.0
 _CLIP_C = 1.5
-_SPREAD_S, _SPREAD_FIRST_S = 7 * 86_400.0, 43_200.0
-"""How long what a GPU usually is off by is remembered, and at first."""
-_FIRST_C2, _LEAST_C2, _LOUD = 0.25, 0.09, 4.0
-"""Variance at first, and at least (that of whole degrees); a square counts for so many of it."""
-_HALF, _STILL, _CLEAR = 0.5, 0.7, 3.0
-"""Of its level: what makes a place suspicious, what is not over yet, and what counts thrice."""
-_SURE = 5.0
-"""A residual counts only beyond so many deviations of what is not known of the model."""
+_HALF = 0.5
+"""Of its level: what makes a place suspicious."""
 _QUORUM = 0.4
 """Of a place's GPUs must be known, or it is not judged as a whole."""
 _SIBLINGS = 3
 """A place is compared with its siblings where there are so many."""
+_REST_C, _MOST_PULL = 10.0, 4.0
+"""A rise that counts twice as much as none, and how many usual samples one counts for at most."""
+_LEAST_C2 = {"gpu": 0.09, "node": 0.09, "rack": 0.03, "hall": 0.03}
+"""Variance of what places usually are off by, at least: whole degrees, of one GPU or of many."""
+_SURE = {"gpu": 6.0, "node": 6.0, "rack": 5.0, "hall": 5.0}
+"""A residual counts only beyond so many deviations of what is not known of the model: what one
+node's GPUs are not known by is alike."""
 
 
-class Drifted(NamedTuple):
-    """Per place of a level: °C over what it is compared with, as a part of its own level."""
-
-    rise_c: Floats
-    part: Floats
+def _spans(settings: PhysicsSettings) -> dict[str, list[Span]]:
+    """What wanders by itself, an inlet, is looked at for longer too."""
+    sigmas, lasts_s = settings.slow_sigmas, settings.slow_lasts_s
+    least_c = {
+        "gpu": settings.slow_gpu_rise_c, "node": settings.slow_node_rise_c,
+        "rack": settings.slow_rack_rise_c, "hall": settings.slow_hall_rise_c,
+    }  # fmt: skip
+    spans = {scope: [Span(0.0, rise_c, sigmas, lasts_s)] for scope, rise_c in least_c.items()}
+    for scope, rise_c in (("rack", settings.hour_rack_rise_c), ("hall", settings.hour_hall_rise_c)):
+        longer = (settings.hour_s - settings.slow_s, rise_c, settings.hour_sigmas)
+        spans[scope].append(Span(*longer, settings.hour_lasts_s))
+    return spans
 
 
 class Drift:
@@ -54,28 +65,35 @@ class Drift:
         """Variance of what was expected while that was seen, °C²."""
         self._rack: Floats = np.zeros(places.rack.size, np.float32)
         self._hall: Floats = np.zeros(places.hall.size, np.float32)
+        self._heft: Floats = np.zeros(g, np.float32)
+        """What a sample of each GPU weighs in the mean, °C²."""
         sizes = {"gpu": g, **{level.scope: level.size for level in places.levels}}
-        self._spread = {
-            scope: np.full(size, _FIRST_C2, np.float32) for scope, size in sizes.items()
+        self._off = {
+            scope: Spans(sizes[scope], spans, _LEAST_C2[scope], _SURE[scope])
+            for scope, spans in _spans(settings).items()
         }
-        """Variance of what each place usually is off by, °C²."""
-        self._seen_s = {scope: np.zeros(size, np.float32) for scope, size in sizes.items()}
-        self._above_s = {scope: np.zeros(size, np.float32) for scope, size in sizes.items()}
-        """For how long each place has been beyond its level."""
-        self._span_s = 0.0
-        self.level: Floats = np.full(g, np.inf, np.float32)
-        """From which °C on a GPU is told of."""
         self._suspicious: Bools = np.zeros(g, np.bool_)
 
     def follow(
-        self, residual_c: Floats, variance_c2: Floats, trusted: Bools, span_s: float
+        self,
+        residual_c: Floats,
+        variance_c2: Floats,
+        rise_c: Floats,
+        trusted: Bools,
+        span_s: float,
     ) -> None:
         """Takes in what was seen over the last `span_s`; what little is expected of a GPU that is
         not known counts little."""
+        zero = np.float32(0)
+        pull = np.float32(_REST_C**2) + np.square(np.where(trusted, rise_c, zero))
         new = trusted & np.isnan(self.mean)
         self.mean[new], self._doubt[new] = residual_c[new], variance_c2[new]
-        gain = np.where(trusted, np.float32(-np.expm1(-span_s / self._settings.slow_s)), 0)
-        doubt = np.where(trusted, variance_c2, np.float32(0))
+        self._heft[new] = pull[new]
+        gain = np.where(trusted, np.float32(-np.expm1(-span_s / self._settings.slow_s)), zero)
+        self._heft += gain * (pull - self._heft)
+        gain *= np.minimum(pull / np.maximum(self._heft, np.float32(1)), np.float32(_MOST_PULL))
+        np.minimum(gain, np.float32(1), out=gain)
+        doubt = np.where(trusted, variance_c2, zero)
         self._doubt += gain * (doubt - self._doubt)
         gain /= 1 + doubt
         self.mean += gain * (np.where(trusted, residual_c, self.mean) - self.mean)
@@ -85,33 +103,35 @@ class Drift:
         self.mean[rows] -= expected_c
 
     def forget(self, gpus: Bools) -> None:
-        """The past of some GPUs holds no longer."""
+        """The past of some GPUs holds no longer, nor that of places of which nobody else is."""
+        if not gpus.any():
+            return
         self.mean[gpus] = np.nan
+        self._off["gpu"].forget(gpus)
+        nothing = np.isnan(self.mean).astype(np.float32)
+        for level in self._places.levels[:3]:
+            nothing = level.add(nothing)
+            self._off[level.scope].forget(nothing == level.gpus)
 
     def measure(self, usable: Bools, span_s: float) -> dict[str, Drifted]:
-        """The drift of all levels over the GPUs that are `usable`."""
-        settings, places = self._settings, self._places
-        self._span_s = span_s
+        """The drift of all levels over the GPUs that are `usable`, `span_s` after the last time."""
+        places = self._places
         ok = usable & ~np.isnan(self.mean)
         mean = np.where(ok, self.mean, np.float32(0))
         doubt = np.where(ok, self._doubt, np.float32(0))
         weight = ok.astype(np.float32) / (np.float32(0.3) + doubt)
         self._share(mean, weight)
-        of_rack = self._rack[places.rack.of_gpu]
-        own = ok * (mean - of_rack)
-        self.level = self._level("gpu", settings.slow_gpu_rise_c, np.sqrt(doubt))
-        self._note("gpu", own, ok)
-        sums = np.stack([weight, weight * own, weight * np.sqrt(doubt), ok.astype(np.float32)])
+        own = ok * (mean - self._rack[places.rack.of_gpu])
+        doubt_c = np.sqrt(doubt)
+        sums = np.stack([weight, weight * own, weight * doubt_c, ok.astype(np.float32)])
         node = places.node.add(sums)
         rack = places.rack.add(node)
         hall = places.hall.add(rack)
         out = {
-            "gpu": Drifted(own, own / self.level),
-            "node": self._of("node", node, node[1], settings.slow_node_rise_c),
-            "rack": self._of(
-                "rack", rack, rack[0] * self._beyond_hall(), settings.slow_rack_rise_c
-            ),
-            "hall": self._of("hall", hall, hall[0] * self._hall, settings.slow_hall_rise_c),
+            "gpu": self._off["gpu"].follow(own, doubt_c, ok, span_s),
+            "node": self._of("node", node, node[1], span_s),
+            "rack": self._of("rack", rack, rack[0] * self._beyond_hall(), span_s),
+            "hall": self._of("hall", hall, hall[0] * self._hall, span_s),
         }
         self._suspect(out)
         return out
@@ -122,27 +142,10 @@ class Drift:
             odd |= (drifted[level.scope].part > _HALF)[level.of_gpu]
         self._suspicious = odd
 
-    def lasting(self, scope: str, drifted: Drifted) -> Bools:
-        """Places that have been beyond their level for long: work that was never seen before is
-        learnt meanwhile, a fault is not.  To be asked once after each `measure`."""
-        above, part = self._above_s[scope], drifted.part
-        above *= part >= _STILL
-        above += (part >= 1) * np.float32(self._span_s) * np.clip(part, 1, _CLEAR)
-        return above >= self._settings.slow_lasts_s
-
-    def _of(self, scope: str, sums: Floats, total: Floats, least_c: float) -> Drifted:
+    def _of(self, scope: str, sums: Floats, total: Floats, span_s: float) -> Drifted:
         weight = np.maximum(sums[0], np.float32(1e-9))
-        rise = total / weight
-        level = self._level(scope, least_c, sums[2] / weight)
         enough = sums[3] >= _QUORUM * self._places.level(scope).gpus
-        self._note(scope, rise, enough)
-        return Drifted(rise, rise / level * enough)
-
-    def _level(self, scope: str, least_c: float, doubt_c: Floats) -> Floats:
-        """°C from which on places are told of: more than they usually are off by, and than is not
-        known of them."""
-        usual = np.float32(self._settings.slow_sigmas) * np.sqrt(self._spread[scope])
-        return np.maximum(np.float32(least_c), np.maximum(usual, np.float32(_SURE) * doubt_c))
+        return self._off[scope].follow(total / weight, sums[2] / weight, enough, span_s)
 
     def _share(self, mean: Floats, weight: Floats) -> None:
         """A step of the Huber means of racks and halls towards what they are now."""
@@ -160,19 +163,11 @@ class Drift:
         enough = halls.parts[self._places.rack.parent] >= _SIBLINGS
         return self._rack - self._hall[self._places.rack.parent] * enough
 
-    def _note(self, scope: str, off_c: Floats, ok: Bools) -> None:
-        spread, seen = self._spread[scope], self._seen_s[scope]
-        # A fault grows as slowly as this is learnt, and must not become what is usual.
-        square = np.minimum(off_c * off_c, _LOUD * spread)
-        seen += ok * np.float32(self._span_s)
-        first = np.clip(seen, _SPREAD_FIRST_S / 3, _SPREAD_FIRST_S)
-        over_s = np.where(seen < _SPREAD_FIRST_S, first, np.float32(_SPREAD_S))
-        gain = ok * np.float32(self._span_s) / over_s
-        spread += gain * (square - spread)
-        np.maximum(spread, np.float32(_LEAST_C2), out=spread)
+    def warmer(self, scope: str) -> Floats:
+        """By how much each GPU is warmer than what a place of this scope is compared with, °C."""
+        return self.mean - self._background(scope)
 
-    def background(self, scope: str) -> Floats:
-        """What GPUs of a place of this scope share with what it is compared with, per GPU."""
+    def _background(self, scope: str) -> Floats:
         places = self._places
         if scope in {"gpu", "node"}:
             return self._rack[places.rack.of_gpu]
@@ -188,15 +183,11 @@ class Drift:
     def state(self) -> State:
         """All that was learnt, as arrays."""
         kept: State = {
-            "mean": self.mean, "doubt": self._doubt, "rack": self._rack, "hall": self._hall,
-            "level": self.level, "suspicious": self._suspicious,
+            "mean": self.mean, "doubt": self._doubt, "heft": self._heft, "rack": self._rack,
+            "hall": self._hall, "suspicious": self._suspicious,
         }  # fmt: skip
-        for scope, above in self._above_s.items():
-            kept[f"{scope}_above_s"] = above
-            kept[f"{scope}_spread"], kept[f"{scope}_seen_s"] = (
-                self._spread[scope],
-                self._seen_s[scope],
-            )
+        for scope, spans in self._off.items():
+            kept |= {f"{scope}_{name}": column for name, column in spans.state().items()}
         return kept
 
     def load(self, state: State) -> None:

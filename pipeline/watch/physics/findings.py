@@ -111,17 +111,22 @@ class Findings:
             self.held[self.members(one.scope, one.place)] = True
 
     def follow(
-        self, sudden_c: Floats, creeping_c: Floats, rise_c: Floats, ok: Bools, step_s: float
+        self,
+        sudden_c: Floats,
+        creeping_c: Mapping[str, Floats],
+        rise_c: Floats,
+        ok: Bools,
+        step_s: float,
     ) -> Bools:
-        """How warm the open ones are now; closes those that are over; returns the sorted GPUs of
-        those closed."""
+        """How warm the open ones are now, creeping ones against what a place of their scope
+        (a key) is compared with; closes those that are over; returns the sorted GPUs of those closed."""
         over = np.zeros(len(ok), np.bool_)
         for key, one in list(self.open.items()):
             mine = self.members(one.scope, one.place)
             seen = ok[mine]
             if not seen.any():
                 continue
-            column = sudden_c if one.sudden else creeping_c
+            column = sudden_c if one.sudden else creeping_c[one.scope]
             one.now_c = float(column[mine][seen].mean())
             one.peak_c = max(one.peak_c, one.now_c)
             one.below_s = one.below_s + step_s if self._low(one, rise_c[mine][seen]) else 0.0

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from pipeline.watch.physics.causes import CAUSES, Evidence, Explanation, explain
 from pipeline.watch.physics.changes import Change, Changes
-from pipeline.watch.physics.drift import EVERY_S, Drift, Drifted
+from pipeline.watch.physics.drift import EVERY_S, Drift
 from pipeline.watch.physics.findings import Finding, Findings, Open
 from pipeline.watch.physics.inlets import Inlets
 from pipeline.watch.physics.layout import Level, ThermalLayout
 from pipeline.watch.physics.settings import PhysicsSettings
+from pipeline.watch.physics.spans import Drifted
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -46,6 +47,8 @@ class Moment(NamedTuple):
     trusted: Bools
     variance_c2: Floats
     """Of what is expected."""
+    strange_c2: Floats
+    """The part of it that is not of lost samples: what is not known of the work."""
     noise_c2: Floats
     known: Bools
     """Whose model was learnt."""
@@ -104,7 +107,8 @@ class Judge:
         self._inlets.follow(inlet_c, m.step_s)
         changes.follow(m.residual_c, m.rise_c, m.trusted & m.known, m.dt_s, self.held)
         known = m.trusted & m.known & (m.variance_c2 < _KNOWN_C2)
-        self._unknown_s = (m.trusted & ~known) * (self._unknown_s + np.float32(m.step_s))
+        strange = m.trusted & ~(m.known & (m.strange_c2 < _KNOWN_C2))
+        self._unknown_s = strange * (self._unknown_s + np.float32(m.step_s))
         self._drift.forget((self._unknown_s >= _FORGET_S) & ~self.held)
         m = m._replace(trusted=known | (m.trusted & self.held))
         found = changes.measure(
@@ -116,16 +120,18 @@ class Judge:
         if self._since_drift_s >= EVERY_S:
             span_s, self._since_drift_s = self._since_drift_s, 0.0
             doubt = m.variance_c2 + m.unused_c * m.unused_c
-            self._drift.follow(changes.fast, doubt, m.trusted, span_s)
+            self._drift.follow(changes.fast, doubt, m.rise_c, m.trusted, span_s)
             self._creeping(m, self._drift.measure(m.trusted & ~self.held, span_s))
         self._refine(m.time_us)
 
     def _close(self, m: Moment) -> None:
         if self._findings.open:
-            creeping = self._drift.mean - self._drift.background("gpu")
+            scopes = {one.scope for one in self._findings.open.values() if not one.sudden}
+            creeping = {scope: self._drift.warmer(scope) for scope in scopes}
             sudden = self._changes.change
             over = self._findings.follow(sudden, creeping, m.rise_c, m.trusted, m.step_s)
             self._changes.begin_anew(over)
+            self._drift.forget(over)
 
     def _sudden(self, m: Moment, found: dict[str, Change]) -> None:
         racks = self._racks_of(found, m)
@@ -188,7 +194,7 @@ class Judge:
 
     def _creeping(self, m: Moment, drifted: dict[str, Drifted]) -> None:
         for scope in ("hall", "rack", "node", "gpu"):
-            part = drifted[scope].part * self._drift.lasting(scope, drifted[scope])
+            part = drifted[scope].part * drifted[scope].lasts
             for place in np.argsort(-part, kind="stable")[:_MOST_A_TICK].tolist():
                 if part[place] < 1:
                     break
@@ -199,7 +205,7 @@ class Judge:
         if self.held[members].any():
             return
         rack = int(self._places.rack.of_gpu[members.start])
-        warmer = self._drift.mean - self._drift.background(scope)
+        warmer = self._drift.warmer(scope)
         usable = m.trusted & ~self.held & ~np.isnan(warmer)
         evidence = Evidence(warmer, _FLOOR_C2 + m.variance_c2, m.rise_c, usable)
         widest = {"gpu": "node", "node": "node", "rack": "rack", "hall": "site"}[scope]

@@ -45,6 +45,12 @@ class PhysicsSettings:
     slow_rack_rise_c: float = 1.7
     slow_hall_rise_c: float = 2.0
     slow_sigmas: float = 5.5
+    hour_s: float = 3_600.0
+    """The same of a rack or a hall by the mean of an hour, in which less of what wanders is left."""
+    hour_lasts_s: float = 900.0
+    hour_rack_rise_c: float = 1.15
+    hour_hall_rise_c: float = 1.5
+    hour_sigmas: float = 4.5
     outlier_c: float = 8.0
     """Steadily warmer than its siblings at like power, without having become so."""
     clear_ratio: float = 0.4
