@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from pipeline.watch.physics.layout import Level, Places
 from pipeline.watch.physics.noise import FLOOR_GPU_C, Doubt, Noise, noises, sums_of
 from pipeline.watch.physics.settings import PhysicsSettings
+from pipeline.watch.physics.tally import lone, of_gpus, of_level
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 State = dict[str, NDArray[Any]]
 
 _SAMPLES = 3
-"""So many in a row say the same before it is told: a single step that the lags get wrong does not."""
+"""So many in a row say the same of a place, for it to be what explains another's warmth."""
+_STILL, _GLITCH_C = 0.6, 2.0
+"""Of what a GPU is beyond its level by the last sample has to show so much too, and from so many °C
+on as much as that of what its place is told of it: a sensor's single slip does not last."""
 _SURE = 0.04
 """Relative variance of a resistance, up to which a GPU has worked before: a node is judged where
 half of its GPUs have."""
@@ -44,31 +48,14 @@ _STEADY = 0.02
 
 
 class Change(NamedTuple):
-    """Of the places of a level: °C as an offset, °C as a part of the rise, and how many sigmas the
-    larger of the two has been at least in the last few samples."""
+    """Of the places of a level: °C as an offset, °C as a part of the rise, how many sigmas the
+    larger of the two has been at least in the last few samples, and what has added up of them (1
+    is enough to be told)."""
 
     offset_c: Floats
     carried_c: Floats
     sigmas: Floats
-
-
-class GpuLevels(NamedTuple):
-    """Of each sorted GPU: from how many sigmas, from how many °C, and after how many s it is told."""
-
-    sigmas: Floats
-    rise_c: Floats
-    lasts_s: Floats
-
-
-def _gpu_levels(node: Level, settings: PhysicsSettings) -> GpuLevels:
-    """A GPU that is all that its node has speaks for the node, with nothing to average over."""
-    lone = (node.gpus == 1)[node.of_gpu]
-    pairs = (
-        (settings.fast_lone_sigmas, settings.fast_gpu_sigmas),
-        (settings.fast_lone_rise_c, settings.fast_gpu_rise_c),
-        (settings.fast_lone_lasts_s, settings.fast_gpu_lasts_s),
-    )
-    return GpuLevels(*(np.where(lone, *pair).astype(np.float32) for pair in pairs))
+    evidence: Floats
 
 
 class Changes:
@@ -77,7 +64,8 @@ class Changes:
     def __init__(self, places: Places, settings: PhysicsSettings) -> None:
         g = len(places.node.of_gpu)
         self._places, self._settings = places, settings
-        self.gpu_levels = _gpu_levels(places.node, settings)
+        self._least_c = lone(places.node, settings.fast_lone_rise_c, settings.fast_gpu_rise_c)
+        self._step = lone(places.node, 0.0, settings.fast_gpu_step)
         self.fast: Floats = np.full(g, np.nan, np.float32)
         self.base: Floats = np.full(g, np.nan, np.float32)
         self.rise_base: Floats = np.full(g, np.nan, np.float32)
@@ -95,10 +83,12 @@ class Changes:
         }
         """Sigmas of the samples before."""
         self._seen_s: Floats = np.zeros(g, np.float32)
-        self.above: Floats = np.zeros((2, g), np.float32)
-        """s and ticks for which a GPU has been beyond its level."""
+        self._tally = {level.scope: of_level(level, settings) for level in places.levels}
+        self._gpu_tally = of_gpus(places.node, settings)
         self.change: Floats = np.zeros(g, np.float32)
         """°C over the mean."""
+        self._last: Floats = np.zeros(g, np.float32)
+        """The same of the last sample alone."""
         self.trusted: Bools = np.zeros(g, np.bool_)
         self.gpu_sigmas: Floats = np.zeros(g, np.float32)
 
@@ -120,6 +110,7 @@ class Changes:
         self.base += slow * (residual - self.base)
         self.trusted = trusted
         self.change = np.where(trusted, self.fast - self.base, np.float32(0))
+        self._last = np.where(trusted, residual - self.base, np.float32(0))
 
     def forget(self, gpus: Bools) -> None:
         """What was known of some GPUs' last minute holds no longer."""
@@ -151,7 +142,7 @@ class Changes:
         jump, doubt, own = self._doubt(rise_c, known, gap_c, ok, step_s)
         known_s = self._seen_s >= self._settings.warm_up_s
         self.gpu_sigmas = known_s * self.change / np.sqrt(self.gpu_noise.variance + own)
-        self._above(step_s)
+        self._add_up(known_s & ok)
         self._seen_s += ok * np.float32(step_s)
         square = jump * jump
         self._learn_misfit(square, learns & (gap_c < 0.1), step_s)
@@ -159,7 +150,8 @@ class Changes:
         rise = np.where(ok, np.maximum(rise_c, 0), np.float32(0))
         kept = np.stack([ok & held, learns & (known < _SURE)]).astype(np.float32)
         weight = learns / (self.gpu_noise.variance + doubt.any * doubt.any)
-        return self._levels(sums_of(self.change, weight, rise, doubt, kept), step_s)
+        node = self._places.node
+        return self._levels(sums_of(node, self._shown(), weight, rise, doubt, kept), step_s)
 
     def _doubt(
         self, rise_c: Floats, known: Floats, gap_c: Floats, ok: Bools, step_s: float
@@ -215,17 +207,22 @@ class Changes:
         of_node[9] += unsure * np.square(of_node[0])
         of_node[10] += unsure * np.square(of_node[2])
 
-    def _above(self, step_s: float) -> None:
-        """Counts for how long each GPU has been beyond its level without a break."""
-        beyond = self.gpu_sigmas >= self.gpu_levels.sigmas
-        beyond &= self.change >= self.gpu_levels.rise_c
-        self.above += np.array([[step_s], [1]], np.float32)
-        self.above *= beyond | ~self.trusted
-        self.above *= ~np.isnan(self.fast)
+    def _shown(self) -> Floats:
+        """The change of each GPU as its places are told of it."""
+        slip = (self.change > _GLITCH_C) & (self._last < _STILL * self.change)
+        return np.where(slip, self._last, self.change)
 
-    def lasting(self) -> Bools:
-        """GPUs that have been beyond their level for some seconds and some samples."""
-        return (self.above[0] >= self.gpu_levels.lasts_s) & (self.above[1] >= _SAMPLES)
+    def _add_up(self, ok: Bools) -> None:
+        """Adds up what speaks for each GPU, as long as it is warm enough without a break."""
+        least_c = self._least_c + self._step * np.sqrt(self._unrest[1])
+        beyond = (self.change >= least_c) & (self._last >= _STILL * least_c)
+        self._gpu_tally.add(self.gpu_sigmas, ok & beyond)
+        self._gpu_tally.drop((self.trusted & ~beyond) | np.isnan(self.fast))
+
+    @property
+    def gpu_evidence(self) -> Floats:
+        """Of what is enough for a GPU to be told of."""
+        return self._gpu_tally.part
 
     def _learn_misfit(self, jump: Floats, learns: Bools, step_s: float) -> None:
         """Least squares of change² = noise² + misfit²·jump² (of the squares)."""
@@ -246,7 +243,8 @@ class Changes:
         wander, scatter = self._noise[level.scope]
         offset = cross / total
         doubt = doubt / (total * total)
-        own = wander.variance + doubt
+        usual = wander.shrunk()
+        own = usual + doubt
         part = own / (1 + own * total)
         # What the wandering offset may explain is taken from both sides.
         left = np.maximum(square - part * carried * carried, 1e-3 * square + 1e-6)
@@ -256,16 +254,17 @@ class Changes:
         watched += (weight > 0) * np.float32(step_s)
         known = (watched >= self._settings.warm_up_s).astype(np.float32)
         if level.scope == "node":
-            calm = np.maximum(_CALM * wander.variance, np.square(_STEADY * carried / total))
+            calm = np.maximum(_CALM * usual, np.square(_STEADY * carried / total))
             known *= (sure >= 0.5 * level.gpus) | (doubt < calm)
         sigmas = np.maximum(
-            offset / np.sqrt(own), ratio / np.sqrt(scatter.variance / left + doubtful)
+            offset / np.sqrt(own), ratio / np.sqrt(scatter.shrunk() / left + doubtful)
         )
         quiet = (weight > 0) & (held <= 0) & (doubt < 4 * wander.variance)
         wander.note(offset, quiet, step_s)
         scatter.note(ratio * np.sqrt(left), quiet, step_s)
         lasting = self._lasting(level, known * sigmas, weight > 0)
-        return Change(offset, ratio * np.sqrt(square / total), lasting)
+        evidence = self._tally[level.scope].add(known * sigmas, weight > 0)
+        return Change(offset, ratio * np.sqrt(square / total), lasting, evidence)
 
     def _lasting(self, level: Level, sigmas: Floats, told: Bools) -> Floats:
         """The least of the last few samples of those places that say something."""
@@ -281,11 +280,12 @@ class Changes:
             "fast": self.fast, "base": self.base, "rise_base": self.rise_base,
             "misfit": self._misfit, "unrest": self._unrest, "usual": self._usual, "gpu_variance": self.gpu_noise.variance,
             "gpu_seen": self.gpu_noise.seen, "seen_s": self._seen_s,
-            "above": self.above,
+            "tally": self._gpu_tally.sum,
         }  # fmt: skip
         for scope, watched in self._watched_s.items():
             kept[f"{scope}_watched_s"] = watched
             kept[f"{scope}_before"] = self._before[scope]
+            kept[f"{scope}_tally"] = self._tally[scope].sum
         for scope, pair in self._noise.items():
             for name, noise in zip(("wander", "scatter"), pair, strict=True):
                 kept[f"{scope}_{name}_variance"] = noise.variance

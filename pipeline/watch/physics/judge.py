@@ -22,14 +22,15 @@ State = dict[str, NDArray[Any]]
 
 _MOST_A_TICK = 8
 """Explanations that are sought in a tick at most; the rest waits for the next."""
-_AGAIN_US = 3_000_000
+_AGAIN_US = 2_000_000
 """A rack that was looked at is not looked at again before."""
 _FLOOR_C2 = 0.09
 _KNOWN_C2, _FORGET_S = 0.8, 60.0
 """A GPU whose expected temperature is known less well is not judged: it never worked so before;
 after so long what it was before is forgotten."""
-_ALMOST = 0.6
-"""Of its own level, for a place that explains what another place was found by."""
+_ALMOST, _NEXT = 0.7, 0.99
+"""Of its own level, for a place that explains what another place was found by; and at most, where
+evidence has not added up to enough."""
 _REFINED_US = 300_000_000
 """How long after its start a rack's finding may still be told to come with its inlet."""
 _BY_INLET = 0.5
@@ -156,8 +157,7 @@ class Judge:
         """The racks in which something is out of its place, the worst first."""
         places = self._places
         part: Floats = np.zeros(places.rack.size, np.float32)
-        warm = self._changes.gpu_sigmas / self._changes.gpu_levels.sigmas
-        warm *= self._changes.lasting() & ~self.held
+        warm = self._changes.gpu_evidence * ~self.held
         hot = np.flatnonzero(warm >= 1)
         np.maximum.at(part, places.rack.of_gpu[hot], warm[hot])
         for level, change in ((places.node, found["node"]), (places.rack, found["rack"])):
@@ -177,18 +177,14 @@ class Judge:
         """How far each place of a level is towards being told of."""
         settings = self._settings
         sigmas = settings.fast_node_sigmas if level.scope == "node" else settings.fast_sigmas
+        almost = np.minimum(change.sigmas / np.float32(sigmas), np.float32(_NEXT))
         rise = settings.fast_node_rise_c if level.scope == "node" else settings.fast_rise_c
         warm = np.maximum(change.offset_c, change.carried_c) >= rise
-        return np.where(level.gpus > 1, change.sigmas / np.float32(sigmas), np.float32(0)) * warm
+        return np.maximum(change.evidence, almost) * (level.gpus > 1) * warm
 
     def _score(self, best: Explanation, found: dict[str, Change]) -> float:
         if best.scope == "gpu":
-            if not self._changes.lasting()[best.place]:
-                return 0.0
-            levels = self._changes.gpu_levels
-            warm = self._changes.change[best.place] / levels.rise_c[best.place]
-            sigmas = self._changes.gpu_sigmas[best.place] / levels.sigmas[best.place]
-            return float(min(warm, sigmas))
+            return float(self._changes.gpu_evidence[best.place])
         level = self._places.level(best.scope)
         return float(self._parts(level, found[best.scope])[best.place])
 

@@ -14,8 +14,12 @@ Bools = NDArray[np.bool_]
 
 _NOISE_S, _NOISE_FIRST_S = 7_200.0, 120.0
 _LOUDEST = 5.0
-_FLOOR_C, FLOOR_GPU_C = 0.06, 0.3
-"""Least noise of a place, and of one GPU: whole degrees are 0.29."""
+_MOST = 4.0
+"""Times as loud may be the GPUs of a node of which more than half are beyond that."""
+_FLOOR_C, FLOOR_GPU_C, _FLOOR_MEAN_C = 0.06, 0.3, 0.2
+"""Least noise of a place, of one GPU (whole degrees are 0.29), and of each in a mean of 2 s."""
+_SIBLINGS_S = 600.0
+"""So much of what a place showed is worth what the places of its level are like."""
 
 
 class Noise:
@@ -36,10 +40,19 @@ class Noise:
         self.variance += gain * (square - self.variance)
         np.maximum(self.variance, self._floor, out=self.variance)
 
+    def shrunk(self) -> Floats:
+        """The variance with what most of the places have, as far as it is not known well yet."""
+        told = self.seen > 0
+        if not told.any():
+            return self.variance
+        usual = np.float32(np.median(self.variance[told]))
+        span_s = np.clip(self.seen / 3, _NOISE_FIRST_S, _NOISE_S)
+        return (span_s * self.variance + _SIBLINGS_S * usual) / (span_s + _SIBLINGS_S)
+
 
 def noises(level: Level) -> tuple[Noise, Noise]:
     """Of the offset of a level's places, and of what is in proportion to the rise."""
-    floor_c = np.maximum(_FLOOR_C, FLOOR_GPU_C / np.sqrt(level.gpus))
+    floor_c = np.maximum(_FLOOR_C, _FLOOR_MEAN_C / np.sqrt(level.gpus))
     return Noise(level.size, 0.5, floor_c), Noise(level.size, 2.0, 1.0)
 
 
@@ -51,10 +64,14 @@ class Doubt(NamedTuple):
     any: Floats
 
 
-def sums_of(change: Floats, weight: Floats, rise: Floats, doubt: Doubt, kept: Floats) -> Floats:
+def sums_of(
+    node: Level, change: Floats, weight: Floats, rise: Floats, doubt: Doubt, kept: Floats
+) -> Floats:
     """What is added up over the GPUs of a place; weights are of °C⁻²."""
     # One GPU alone cannot speak for its node or rack, however far off it is.
     bound = _LOUDEST / np.sqrt(np.maximum(weight, np.float32(1e-6)))
+    loud = node.add(np.stack([change > bound, weight > 0]).astype(np.float32))
+    bound *= np.where(2 * loud[0] > loud[1], np.float32(_MOST), np.float32(1))[node.of_gpu]
     change = np.clip(change, -bound, bound)
     carried = weight * rise
     return np.stack([

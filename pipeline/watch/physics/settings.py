@@ -22,20 +22,25 @@ class PhysicsSettings:
     baseline_s: float = 30.0
     """… and the mean that it is compared with: where inlets wander, near the best for what grows
     over a minute."""
-    fast_sigmas: float = 4.8
-    """A sudden change of a rack, hall or site, in units of its own learnt noise, for three samples
-    in a row."""
+    fast_sigmas: float = 4.2
+    """From so many units of its own learnt noise on what a rack, hall or site shows is evidence of
+    a sudden change …"""
+    fast_enough: float = 2.0
+    """… and so many beyond that, added up over samples, are enough to be told."""
     fast_node_sigmas: float = 4.8
+    fast_node_enough: float = 2.5
     fast_node_rise_c: float = 0.5
-    fast_gpu_sigmas: float = 7.0
+    fast_gpu_sigmas: float = 5.5
+    fast_gpu_enough: float = 7.0
     fast_rise_c: float = 0.35
     """A sudden change is at least this warm at its warmest GPU."""
-    fast_gpu_rise_c: float = 4.0
-    fast_gpu_lasts_s: float = 5.0
-    fast_lone_sigmas: float = 5.0
+    fast_gpu_rise_c: float = 2.5
+    fast_gpu_step: float = 0.35
+    """Of the largest step of a GPU's rise in the last while, which it has to be warm beyond that."""
+    fast_lone_sigmas: float = 2.5
     """The same of a GPU that is all that its node has."""
-    fast_lone_rise_c: float = 1.5
-    fast_lone_lasts_s: float = 3.0
+    fast_lone_enough: float = 8.0
+    fast_lone_rise_c: float = 0.8
     slow_s: float = 900.0
     """Mean of the residual that is compared with the reference for a creeping change."""
     slow_lasts_s: float = 2_400.0
