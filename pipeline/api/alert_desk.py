@@ -38,6 +38,8 @@ class AlertDesk:
         """Alerts that fire, by fingerprint."""
         self.controls: OrderedDict[tuple[str, str], Control] = OrderedDict()
         """Silences, acknowledgements and comments that hold; the oldest goes first."""
+        self._over: OrderedDict[str, int] = OrderedDict()
+        """What ended lately: the revision of an incident, the time of an alert."""
         self.changes = 0
         """Grows with every record taken in."""
 
@@ -73,6 +75,8 @@ class AlertDesk:
             known = self.open.get(record.id)
             if known is not None and known.revision > record.revision:
                 return
+            if self._is_old(record.id, record.revision, over=record.state == "resolved"):
+                return
             if record.state == "resolved":
                 self.open.pop(record.id, None)
             elif known is not None or len(self.open) < MAX_OPEN:
@@ -80,12 +84,25 @@ class AlertDesk:
             else:
                 self._board.add("alert_desk_full")
         elif isinstance(record, Alert):
+            over = record.state == "resolved"
+            if self._is_old(record.fingerprint, record.at_us, over=over):
+                return
             if record.state != "firing":
                 self.firing.pop(record.fingerprint, None)
             elif record.fingerprint in self.firing or len(self.firing) < MAX_ALERTS:
                 self.firing[record.fingerprint] = record
             else:
                 self._board.add("alert_desk_full")
+
+    def _is_old(self, name: str, number: int, *, over: bool) -> bool:
+        """Whether what is said is older than its end: a `watch` that was frozen may say it late."""
+        if number < self._over.get(name, 0):
+            return True
+        if over:
+            self._over[name] = number
+            if len(self._over) > MAX_ALERTS:
+                self._over.popitem(last=False)
+        return False
 
     def _take_control(self, control: Control) -> None:
         key = (control.kind, control.id)

@@ -3,11 +3,19 @@ went on sends old ones again, and so does a compacted log."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from notify_tools import incident
 
 from collectors.contract.alerts import Delivery
+from collectors.contract.bus import Chunk, Partition
+from collectors.contract.topics import ALERTS
+from collectors.kit.clock import SystemClock
+from pipeline.api.alert_desk import AlertDesk
+from pipeline.bus import open_bus
+from pipeline.health import HealthBoard
 from pipeline.notify.desk import Desk
 from pipeline.notify.targets import WebhookTarget
 from pipeline.watch.alerts.publish import Published
@@ -68,3 +76,15 @@ def test_who_leads_next_repeats_nothing_where_an_old_record_stands_last() -> Non
     published.learn(records)
     assert published.new([], [WORSE]) == []
     assert published.new([], [OVER]) == [OVER]
+
+
+def test_a_page_shows_nothing_that_is_over(tmp_path: Path) -> None:
+    clock = SystemClock()
+    bus = open_bus(f"sqlite:///{tmp_path}/bus.db", clock)
+    page = AlertDesk(bus, "", clock, HealthBoard("serve", "t", clock))
+    for one in (OPENED, OVER, OPENED):
+        chunk = Chunk(
+            Partition(ALERTS, 0), range(1), [1], [one.key], [msgspec.json.encode(one)]
+        )  # fmt: skip
+        page.take([chunk])
+    assert page.open == {}
