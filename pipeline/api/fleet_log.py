@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 class FleetLog:
     """Follows `telemetry.events` and `telemetry.facts`; counts on `board` `fleet_records`,
-    `fleet_broken`, `fleet_repeated`, `fleet_refused` and `fleet_bus_errors`.
+    `fleet_broken`, `fleet_repeated`, `fleet_refused`, `fleet_bus_errors`, and as `agents_dropped`
+    the records that agents had no room for since this process began.
 
     An absent bus costs freshness alone.
     """
@@ -48,6 +49,7 @@ class FleetLog:
         self._follower = TopicFollower(bus, topics, clock, board, name="fleet", at_once=_AT_ONCE)
         self._clock = clock
         self._board = board
+        board.add("agents_dropped", 0)
         self._next: dict[Partition, int] = {}
         self._began_us = clock.wall_us()
         self._events: OrderedDict[_Key, Event] = OrderedDict()
@@ -119,6 +121,10 @@ class FleetLog:
         if facts.node not in self.facts and len(self.facts) >= MAX_NODES:
             self._board.add("fleet_refused")
             return
+        before = self.facts.get(facts.node)
+        if before is not None and bus_us >= self._began_us:
+            # A spool's file that was made anew counts from the beginning.
+            self._board.add("agents_dropped", max(0, facts.dropped - before[1].dropped))
         self.facts[facts.node] = (bus_us, facts)
 
     def agents(self, installed: Container[str]) -> dict[str, tuple[int, NodeFacts]]:

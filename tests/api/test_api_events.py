@@ -283,6 +283,21 @@ def test_memory_is_bounded(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> N
     assert log.counts.total() == 0  # they are older than this process
 
 
+def test_what_agents_drop_from_now_on_is_counted(centre: Centre) -> None:
+    """What they dropped before is known already; a spool's file made anew counts from zero."""
+    log = FleetLog(centre.bus, "t.", centre.clock, centre.board)
+    assert centre.board.value("agents_dropped") == 0
+    now_us = centre.clock.wall_us()
+    told = [
+        (facts(dropped=1), 1), (facts(dropped=3), 2), (facts(NAMES[1], dropped=100), now_us),
+        (facts(dropped=10), now_us), (facts(dropped=0), now_us), (facts(dropped=2), now_us),
+    ]  # fmt: skip
+    values, times = [dumps(one) for one, _ in told], [bus_us for _, bus_us in told]
+    topic = Partition("t." + FACTS, 0)
+    log.take([Chunk(topic, range(len(told)), times, [b"n"] * len(told), values)])
+    assert centre.board.value("agents_dropped") == 9
+
+
 async def test_only_the_newest_are_read_at_the_start(
     centre: Centre, monkeypatch: pytest.MonkeyPatch
 ) -> None:

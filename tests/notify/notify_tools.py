@@ -58,7 +58,7 @@ class Receiver:
         """(idempotency key, kind) of what was taken, in order."""
         return [(body["key"], body["kind"]) for body in self.bodies()]
 
-    async def wait(self, count: int, timeout_s: float = 30.0) -> None:
+    async def wait(self, count: int, timeout_s: float = 60.0) -> None:
         """Until so many have been taken."""
 
         def until() -> bool:

@@ -80,7 +80,7 @@ async def running(
 
 
 async def until(board: HealthBoard, name: str, count: float) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while board.total(name) < count:
             await _CLOCK.sleep(0.01)
 
@@ -221,7 +221,7 @@ async def test_a_target_is_told_of_what_it_asked_for(
         await say(bus, incident("i3", concerns="tenant"), last)
         async with running(bus, file) as board:
             await all_of_it.wait(4)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while board.value("notify_waiting", target="on-call") != 0:
                     await _CLOCK.sleep(0.01)
         assert [key for key, _ in told.sent() if not key.startswith("z")] == told_of
