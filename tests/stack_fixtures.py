@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 
 _SERVICES = Path(__file__).parents[1] / "deploy" / "services" / "services.py"
 _RAN_BEFORE = pytest.StashKey[bool]()
+_ADDRESSES = ("PETAWATCH_BUS", "PETAWATCH_STORE", "PETAWATCH_INFLUX_TOKEN", "PETAWATCH_BOOKS")
+_GIVEN = {name: os.environ[name] for name in _ADDRESSES if name in os.environ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,19 @@ def postgres_url() -> str:
     return _start("--postgres")["PETAWATCH_BOOKS"]
 
 
+@pytest.fixture(autouse=True)
+def no_settings_of_the_shell() -> Iterator[None]:
+    """What `make services` prints may stand in the shell: it says where services are, and is no
+    default of the commands that are tested."""
+    kept = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
+    yield
+    os.environ.update(kept)
+
+
 def _start(which: str) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, str(_SERVICES), "start", "--cached", which],
+        env={**os.environ, **_GIVEN},
         capture_output=True,
         text=True,
         check=False,
