@@ -130,7 +130,7 @@ def _doing(incident: Json) -> Component:
     return html.Section(
         [
             html.Div(html.H2("Do", className="pw-title"), className="pw-card-head"),
-            html.P(incident.get("action") or "", className="al-action"),
+            html.P((incident.get("action") or "").replace("`", ""), className="al-action"),
             html.Div(buttons, className="al-buttons"),
             html.Label([html.Span("Comment", className="pw-unseen"), words]),
             html.Button("Comment", type="button", className="pw-button",
@@ -146,9 +146,11 @@ def side(found: Json) -> list[Component]:
     incident = found["incident"]
     figures: Mapping[str, float] = lead(found).get("evidence") or {}
     sure = incident.get("confidence")
+    cause = str(incident["cause"]).replace("_", " ")
+    # What the driver or a level says is no guess.
+    thought = [("Thought to be", cause), ("Confidence", with_unit(100 * sure, "%"))] if sure else []
     rows = [
-        ("Thought to be", str(incident["cause"]).replace("_", " ")),
-        ("Confidence", NONE if sure is None else with_unit(100 * sure, "%")),
+        *(thought or [("Rule", cause)]),
         ("Place", _place(incident["subject"])),
         ("Tenants", ", ".join(incident["tenants"]) or NONE),
         ("Jobs", ", ".join(incident["jobs"]) or NONE),
@@ -184,6 +186,8 @@ def side(found: Json) -> list[Component]:
 
 def evidence_row(name: str, value: float) -> tuple[str, str]:
     """A named figure as people read it: a metric by its name, others by the unit at their end."""
+    if name == "code":
+        return "Code", number(value, 0)
     if name == "gpu_utilization":
         return "GPU utilisation", with_unit(100 * value, "%")
     words, _, unit = name.rpartition("_")

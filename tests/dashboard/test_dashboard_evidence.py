@@ -97,6 +97,7 @@ def test_evidence_has_its_units() -> None:
     assert evidence_row("gpu_temperature_c", 87.0) == ("GPU temperature", "87.0\u2009°C")
     assert evidence_row("resistance_ratio", 1.424) == ("Resistance ratio", "1.42")
     assert evidence_row("gpu_utilization", 0.99) == ("GPU utilisation", "99\u2009%")
+    assert evidence_row("code", 64.0) == ("Code", "64")
     assert evidence_row("sm_clock_mhz", 1410.0)[0] == "SM clock"
 
 
