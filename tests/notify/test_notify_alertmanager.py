@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.notify.targets import AlertmanagerTarget, Secrets, load_targets
 
 _CLOCK = SystemClock()
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanager.yml"
+_LISTENS = re.compile(r"[Ll]istening on\"? .*?address=(127\.0\.0\.1:\d+)")
 pytestmark = pytest.mark.stack
 
 
@@ -35,12 +36,6 @@ def _binary() -> str:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @asynccontextmanager
 async def alertmanager(folder: Path, told: Receiver) -> AsyncGenerator[str]:
     """Alertmanager with the configuration that is shipped, its receivers' address put in."""
@@ -52,29 +47,34 @@ async def alertmanager(folder: Path, told: Receiver) -> AsyncGenerator[str]:
     text = text.replace("group_interval: 1m", "group_interval: 200ms")
     config = folder / "alertmanager.yml"
     config.write_text(text, encoding="utf-8")
-    port = _free_port()
-    log = (folder / "alertmanager.log").open("wb")
+    said = folder / "alertmanager.log"
+    log = said.open("wb")
     process = await asyncio.create_subprocess_exec(
         _binary(), f"--config.file={config}", f"--storage.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        "--web.listen-address=127.0.0.1:0", "--cluster.listen-address=",
         stdout=log, stderr=log,
     )  # fmt: skip
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = ""
         async with httpx.AsyncClient() as client:
-            for _ in range(600):
-                try:
-                    if (await client.get(f"{url}/-/ready")).is_success:
-                        break
-                except httpx.TransportError:
-                    pass
-                assert process.returncode is None, (folder / "alertmanager.log").read_text()
+            while not await _ready(client, url):
+                assert process.returncode is None, said.read_text()
+                # It takes a free port itself, and says which.
+                listens = _LISTENS.search(said.read_text())
+                url = f"http://{listens[1]}" if listens else ""
                 await _CLOCK.sleep(0.05)
         yield url
     finally:
         process.kill()
         await process.wait()
         log.close()
+
+
+async def _ready(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return bool(url) and (await client.get(f"{url}/-/ready")).is_success
+    except httpx.TransportError:
+        return False
 
 
 async def _active(url: str) -> list[dict[str, Any]]:
