@@ -92,7 +92,9 @@ def _months(told: Row) -> str:
             lines.append([row["month"], "final" if row["final"] else "provisional", "", "", ""])
         else:
             since = _time(frozen["time"])
-            lines.append([row["month"], "frozen", since, frozen["by"], number(row["adjustments"])])
+            lines.append(
+                [row["month"], "frozen", since, frozen["by"], number(frozen["adjustments"])]
+            )
     return "\n".join(aligned(lines))
 
 

@@ -86,11 +86,18 @@ def text(told: Row, show: Callable[[Any], list[list[str]]]) -> str:
     """The answer for people: what it is of, then an aligned table."""
     status = "final" if told["final"] else f"PROVISIONAL, as of {_time(told['as_of'])}"
     if told.get("frozen"):
-        status = f"frozen {_time(told['frozen']['time'])} by {told['frozen']['by']}"
+        status = _frozen(told)
     named = told["period"] or f"{_time(told['from'])} to {_time(told['to'])}"
     if not told["rows"]:
         return f"{named} ({told['time_zone']}): the ledger has nothing of it"
     return "\n".join([f"{named} ({told['time_zone']}), {status}", "", *aligned(show(told))])
+
+
+def _frozen(told: Row) -> str:
+    """By whom and when, and where what has been learnt since is listed."""
+    frozen, many = told["frozen"], told["frozen"]["adjustments"]
+    words = f"frozen {_time(frozen['time'])} by {frozen['by']}"
+    return f"{words}; since then: petawatch month adjustments {told['period']}" if many else words
 
 
 def _time(moment: str | None) -> str:

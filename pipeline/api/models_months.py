@@ -29,7 +29,6 @@ class Month(BaseModel):
     ledger_from: str | None
     final: bool
     frozen: FrozenBy | None
-    adjustments: int = Field(description="Rows of adjustments since it was frozen.")
 
 
 class Months(BaseModel):

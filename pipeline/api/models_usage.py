@@ -16,6 +16,7 @@ class FrozenBy(BaseModel):
     by: str
     note: str
     sha256: str
+    adjustments: int | None = Field(None, description="Rows of what has been learnt since.")
 
 
 class _Of(BaseModel):

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from collectors.contract.inventory import Inventory
 from pipeline.api import models_months as models
@@ -63,10 +63,8 @@ async def listing(books: TheBooks) -> Response:
 def _month(connection: Connection, month: str, zone: ZoneInfo) -> dict[str, Any]:
     period = month_period(month, zone)
     about = head(period, standing(connection, period))
-    of_it = select(func.count()).where(adjustments.c.month == month)
     names = ("from", "to", "ledger_from", "final", "frozen")
-    count = connection.execute(of_it).scalar_one()
-    return {"month": month, **{name: about[name] for name in names}, "adjustments": count}
+    return {"month": month, **{name: about[name] for name in names}}
 
 
 @router.post("/months/{month}/freeze", response_model=models.Month, summary="Freeze a month")

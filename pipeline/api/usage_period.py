@@ -66,7 +66,11 @@ def head(period: Period, stands: Standing) -> dict[str, Any]:
         "ledger_from": None if stands.from_us is None else time_text(stands.from_us),
         "as_of": None if stands.as_of_us is None else time_text(stands.as_of_us),
         "final": stands.final,
-        "frozen": None if stands.frozen is None else frozen_row(stands.frozen),
+        "frozen": (
+            None
+            if stands.frozen is None
+            else {**frozen_row(stands.frozen), "adjustments": stands.adjustments}
+        ),
     }
 
 

@@ -165,6 +165,11 @@ def _summed(rows: LedgerRows, models: Sequence[str]) -> Iterator[tuple[Key, I64]
         yield key, sums[index]
 
 
+def adjusted(connection: Connection, month: str) -> int:
+    """How many rows of adjustments a month has."""
+    return connection.execute(select(func.count()).where(adjustments.c.month == month)).scalar_one()
+
+
 def read_adjustments(
     connection: Connection,
     where: ColumnElement[bool],

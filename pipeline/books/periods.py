@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, and_, func, select
 
 from pipeline.books import schema
-from pipeline.books.frozen import Frozen, frozen_within
+from pipeline.books.frozen import Frozen, adjusted, frozen_within
 from pipeline.books.rows import HOUR_US
 
 Resolution = Literal["total", "month", "day", "hour"]
@@ -125,6 +125,8 @@ class Standing:
     final: bool
     frozen: Frozen | None = None
     """How it was frozen, where it is a month that is."""
+    adjustments: int = 0
+    """Rows of what has been learnt of it since."""
 
     def covered_us(self, hours: range) -> int:
         """How much of some hours the ledger has."""
@@ -156,4 +158,5 @@ def standing(connection: Connection, period: Period) -> Standing:
     frozen = next(
         (one for one in frozen_within(connection, period.hours) if one.hours == period.hours), None
     )
-    return Standing(first * HOUR_US, as_of_us, whole and unsettled is None, frozen)
+    since = 0 if frozen is None else adjusted(connection, frozen.month)
+    return Standing(first * HOUR_US, as_of_us, whole and unsettled is None, frozen, since)
