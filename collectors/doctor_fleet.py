@@ -83,15 +83,29 @@ def token() -> str | None:
     return os.environ.get(_TOKEN)
 
 
-def ask(url: str, path: str, secret: str | None, body: object | None = None) -> Any:
+def ask(
+    url: str,
+    path: str,
+    secret: str | None,
+    body: object | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     """The JSON of a GET, or of a POST of a body.  Raises FleetAwayError with what to do."""
     try:
-        return json.loads(fetch(url, path, secret, body))
+        return json.loads(fetch(url, path, secret, body, timeout_s=timeout_s))
     except ValueError as error:
         raise FleetAwayError(f"{url} does not answer as Petawatch: {error}") from error
 
 
-def fetch(url: str, path: str, secret: str | None, body: object | None = None) -> bytes:
+def fetch(
+    url: str,
+    path: str,
+    secret: str | None,
+    body: object | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+) -> bytes:
     """The body of a GET, or of what a POST of JSON brings.  Raises FleetAwayError with what to
     do."""
     place = urlsplit(url)
@@ -107,7 +121,7 @@ def fetch(url: str, path: str, secret: str | None, body: object | None = None) -
     if secret:
         request.add_unredirected_header("Authorization", f"Bearer {secret}")
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=timeout_s) as answer:
             return answer.read(_MAX_BYTES)
     except urllib.error.HTTPError as error:
         todo = f" Set {_TOKEN}, or {_TOKEN}_FILE." if error.code == 401 else _detail(error)

@@ -13,6 +13,8 @@ from collectors.doctor_fleet import ask, fetch, token
 from collectors.usage import aligned, number
 
 Row = Mapping[str, Any]
+_LONG_S = 600.0
+"""Millions of rows are added up, or a copy of thousands waits for the books' writer."""
 _URL = click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The API.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="The API's answer as it is.")
 
@@ -39,7 +41,8 @@ def listing(*, url: str, as_json: bool) -> None:
 def freeze(*, name: str, by: str, note: str, url: str, as_json: bool) -> None:
     """Nothing undoes it; where it cannot be, the API says why."""
     path = f"/api/v1/months/{quote(name, safe='')}/freeze"
-    _say(ask(url, path, token(), {"by": by, "note": note}), _frozen, as_json=as_json)
+    told = ask(url, path, token(), {"by": by, "note": note}, timeout_s=_LONG_S)
+    _say(told, _frozen, as_json=as_json)
 
 
 @month.command(help="Adds a frozen month up anew; exits with 1 where it differs.")
@@ -48,7 +51,7 @@ def freeze(*, name: str, by: str, note: str, url: str, as_json: bool) -> None:
 @_JSON
 def check(*, name: str, url: str, as_json: bool) -> None:
     """Compares the ledger's rows with the SHA-256 that was frozen."""
-    told = ask(url, f"/api/v1/months/{quote(name, safe='')}/check", token())
+    told = ask(url, f"/api/v1/months/{quote(name, safe='')}/check", token(), timeout_s=_LONG_S)
     _say(told, _checked, as_json=as_json)
     if not told["same"]:
         raise SystemExit(1)

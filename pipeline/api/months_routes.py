@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -24,7 +25,7 @@ from pipeline.books import months
 from pipeline.books.acts import Act
 from pipeline.books.cells import GFLOP_PER_PFLOP_HOUR
 from pipeline.books.frozen import frozen_month, read_adjustments
-from pipeline.books.periods import month_period, standing
+from pipeline.books.periods import days_of, month_period, standing
 from pipeline.books.progress import ledger_hours
 from pipeline.books.rows import HOUR_US
 from pipeline.books.schema_months import adjustments
@@ -91,9 +92,16 @@ async def freeze(
 @router.get("/months/{month}/check", response_model=models.Checked, summary="Check a month")
 async def check(books: TheBooks, month: MonthName) -> Response:
     """Adds a frozen month up anew from the ledger's rows, and compares it with what was frozen."""
-    found = await books.ask(lambda one, _: months.check(one, month))
-    if found is None:
+    frozen = await books.ask(lambda one, _: frozen_month(one, month))
+    if frozen is None:
         raise ProblemError(404, f"{month} is not frozen.")
+    zone = ZoneInfo(frozen.time_zone)
+    days: list[months.Day] = []
+    # Day by day, since a large month takes longer than one question may; its rows do not change.
+    for _, hours in days_of(frozen.hours, zone):
+        days += await books.ask(partial(_counted, hours, zone))
+    copied = await books.ask(lambda one, _: list(months.copied_days(one, month)))
+    found = months.compared(frozen, copied, days)
     differences = [
         {**row, "origin": origin_name(row["origin"])} if "origin" in row else row
         for row in found.differences
@@ -107,6 +115,12 @@ async def check(books: TheBooks, month: MonthName) -> Response:
             "differences": differences,
         }
     )
+
+
+def _counted(
+    hours: range, zone: ZoneInfo, connection: Connection, _: Inventory
+) -> list[months.Day]:
+    return list(months.counted_days(connection, hours, zone))
 
 
 @router.get("/adjustments", response_model=models.Adjustments, summary="Adjustments of months")

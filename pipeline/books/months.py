@@ -141,14 +141,19 @@ def check(connection: Connection, month: str) -> Checked | None:
     if frozen is None:
         return None
     days = list(counted_days(connection, frozen.hours, ZoneInfo(frozen.time_zone)))
-    copied = list(copied_days(connection, month))
-    sha256 = digest(month, frozen.hours, frozen.time_zone, days)
-    differences = list(_differences(copied, days))
-    if digest(month, frozen.hours, frozen.time_zone, copied) != frozen.sha256:
+    return compared(frozen, list(copied_days(connection, month)), days)
+
+
+def compared(frozen: Frozen, copied: Sequence[Day], days: Sequence[Day]) -> Checked:
+    """What a month's copied day totals, and those added up anew, say of what was frozen."""
+    signed, sha256 = (
+        digest(frozen.month, frozen.hours, frozen.time_zone, some) for some in (copied, days)
+    )
+    if signed != frozen.sha256:
         # The copy itself was changed, so what it says of the ledger is worth nothing.
-        differences = [{"of": "copy", "day": None, "figure": "sha256", "frozen": frozen.sha256,
-                        "now": digest(month, frozen.hours, frozen.time_zone, copied)}]  # fmt: skip
-    return Checked(frozen, sha256, differences)
+        changed = {"of": "copy", "figure": "sha256", "frozen": frozen.sha256, "now": signed}
+        return Checked(frozen, sha256, [changed])
+    return Checked(frozen, sha256, list(_differences(copied, days)))
 
 
 def _differences(before: Sequence[Day], now: Sequence[Day]) -> Iterator[dict[str, Any]]:
