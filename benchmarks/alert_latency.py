@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 import os
 import secrets
@@ -35,25 +34,21 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from benchmarks.alert_nodes import simulate
 from benchmarks.alert_stages import Written, fired, read_alerts, stages
 from benchmarks.records import SITES
-from collectors.contract.bus import Message, Producer
+from collectors.contract.bus import Message
 from collectors.contract.identity import slot_text
 from collectors.contract.inventory import InstalledNode
-from collectors.contract.source import SourceOptions
-from collectors.contract.topics import ALLOC, EVENTS, Event, topic_specs
+from collectors.contract.topics import EVENTS, Event, topic_specs
 from collectors.kit.clock import SystemClock
 from collectors.simulator.sites import make_site
-from collectors.simulator.source import create
 from pipeline.bus import open_bus
 from pipeline.watch.alerts.rules_file import load_rules
 
 _CLOCK = SystemClock()
 _XID, _BRAKE = 31, "power_brake"
 _BRAKE_S, _AFTER_S = 12.0, 25.0
-_AHEAD_S = 0.8
-"""The simulator works so much before its time, and each record is sent when it is due."""
-_SLICE_US = 10_000
 _BEGIN_US = 45_000_000
 """From the start of the processes to the simulation's first second."""
 _TARGET = """[[targets]]
@@ -64,56 +59,6 @@ severity = "warning"
 concerns = ["operator", "tenant"]
 """
 Rng = np.random.Generator
-
-
-class _AsNodesDo:
-    """A producer that sends each message when it is due, as nodes of their own would, and leaves
-    claims out.  What it is given must come early enough."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._sending = set[asyncio.Task[None]]()
-
-    async def start(self) -> None:
-        await self._producer.start()
-
-    async def send(self, messages: Sequence[Message]) -> None:
-        due = dict[int, list[Message]]()
-        for one in messages:
-            if not one.topic.endswith(ALLOC):
-                slice_us = (one.arrival_us or 0) // _SLICE_US * _SLICE_US
-                due.setdefault(slice_us, []).append(dataclasses.replace(one, arrival_us=None))
-        for due_us, some in due.items():
-            task = asyncio.create_task(self._send_at(due_us, some))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-
-    async def _send_at(self, due_us: int, messages: Sequence[Message]) -> None:
-        await _CLOCK.sleep(max(0.0, (due_us - _CLOCK.wall_us()) / 1e6))
-        await self._producer.send(messages)
-
-    async def stop(self) -> None:
-        await asyncio.gather(*self._sending)
-        await self._producer.stop()
-
-
-async def simulate(url: str, prefix: str, site: str, start_us: int, scenario: Path) -> None:
-    """The site in real time, until it is ended from outside."""
-    options = SourceOptions(
-        site=site, speed=1.0, start_us=start_us, topic_prefix=prefix,
-        extra={"observable": "off", "scenario": str(scenario)},
-    )  # fmt: skip
-    bus = open_bus(url, _CLOCK)
-    producer = _AsNodesDo(bus.producer())
-    await producer.start()
-    source = create(options, _CLOCK)
-    early_s = (start_us - _CLOCK.wall_us()) / 1e6
-    if early_s < _AHEAD_S:
-        raise RuntimeError(
-            f"began {_AHEAD_S - early_s:.1f} s too late: this machine has too much to do"
-        )
-    await _CLOCK.sleep(early_s - _AHEAD_S)
-    await source.run(producer, asyncio.Event())
 
 
 @contextmanager
