@@ -331,7 +331,9 @@ async def test_a_rebuild_leaves_a_frozen_month_and_finds_nothing_new(
     if broken_off:
         with pytest.raises(KeyboardInterrupt):
             await HoursRebuild(ended.series, ended.database, site, ended.clock).run(hours, _stop)
-    await HoursRebuild(ended.series, ended.database, site, ended.clock).run(hours, lambda _done, _total: None)
+    await HoursRebuild(ended.series, ended.database, site, ended.clock).run(
+        hours, lambda _done, _total: None
+    )
     assert await ended.database.read(progress.read_pending) == []
     now = [await ended.database.read(lambda one, of=of: all_rows(one, of)) for of in tables]
     assert now == before
