@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from collectors.contract.inventory import Inventory
 from collectors.contract.topics import ALLOC
@@ -84,15 +84,15 @@ def _plain(
 def _missing(connection: Connection, inventory: Inventory, hours: range) -> list[NodeHour]:
     table = schema.node_hours.c
     within = table.hour.between(hours.start, hours.stop - 1)
-    counted = select(table.hour, func.count()).where(within).group_by(table.hour)
-    counts: dict[int, int] = {row[0]: row[1] for row in connection.execute(counted)}
-    found: list[NodeHour] = []
-    for hour in hours:
-        wanted = roster(inventory, hour)
-        if counts.get(hour, 0) < len(wanted):
-            there = set(connection.execute(select(table.node).where(table.hour == hour)).scalars())
-            found += [(hour, node) for node in sorted(wanted - there)]
-    return found
+    there: dict[int, set[str]] = {}
+    # Node by node, since an hour may still have rows of a node that is in the inventory no more.
+    for hour, node in connection.execute(select(table.hour, table.node).where(within)):
+        there.setdefault(hour, set()).add(node)
+    return [
+        (hour, node)
+        for hour in hours
+        for node in sorted(roster(inventory, hour) - there.get(hour, set()))
+    ]
 
 
 def _provisional(connection: Connection, hours: range) -> list[NodeHour]:
