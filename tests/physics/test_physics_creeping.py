@@ -129,3 +129,17 @@ def test_a_lost_sample_costs_no_evidence(warm_rack: list[set[Told]]):
     first = next(tick for tick, one in enumerate(warm_rack) if one)
     late = next(tick for tick, one in enumerate(_warm_rack(first - 4)) if one)
     assert late - first <= 4
+
+
+def test_one_sample_at_work_is_no_quarter_of_an_hour():
+    """Of a GPU of which nothing was known, and which then rests: what it showed in between fades."""
+    drift = Drift(layout(1, 1).places, PhysicsSettings())
+    everyone, nothing = np.ones(8, np.bool_), np.zeros(8, np.float32)
+    one = np.arange(8) == 0
+    for tick in range(360):
+        works = one & (tick == 240)
+        if tick == 240:
+            drift.forget(one)
+        rise = np.where(works, 40.0, 4.0).astype(np.float32)
+        drift.follow(np.where(works, 6.0, 0.0).astype(np.float32), nothing, rise, everyone, 30.0)
+        assert not drift.measure(everyone, 30.0)["gpu"].lasts.any()

@@ -32,6 +32,8 @@ _SIBLINGS = 3
 """A place is compared with its siblings where there are so many."""
 _REST_C, _MOST_PULL = 10.0, 4.0
 """A rise that counts twice as much as none, and how many usual samples one counts for at most."""
+_BEGUN_S = 300.0
+"""Of so much at least a mean is looked at."""
 _LEAST_C2 = {"gpu": 0.09, "node": 0.09, "rack": 0.03, "hall": 0.03}
 """Variance of what places usually are off by, at least: whole degrees, of one GPU or of many."""
 _SURE = {"gpu": 6.0, "node": 6.0, "rack": 5.0, "hall": 5.0}
@@ -67,6 +69,8 @@ class Drift:
         self._hall: Floats = np.zeros(places.hall.size, np.float32)
         self._heft: Floats = np.zeros(g, np.float32)
         """What a sample of each GPU weighs in the mean, °C²."""
+        self._since_s: Floats = np.zeros(g, np.float32)
+        """How much of each GPU the mean is of, s."""
         sizes = {"gpu": g, **{level.scope: level.size for level in places.levels}}
         self._off = {
             scope: Spans(sizes[scope], spans, _LEAST_C2[scope], _SURE[scope])
@@ -88,8 +92,12 @@ class Drift:
         pull = np.float32(_REST_C**2) + np.square(np.where(trusted, rise_c, zero))
         new = trusted & np.isnan(self.mean)
         self.mean[new], self._doubt[new] = residual_c[new], variance_c2[new]
-        self._heft[new] = pull[new]
-        gain = np.where(trusted, np.float32(-np.expm1(-span_s / self._settings.slow_s)), zero)
+        self._heft[new], self._since_s[new] = pull[new], 0.0
+        self._since_s += trusted * np.float32(span_s)
+        # Until there is enough to forget it is the plain mean: one sample is no quarter of an hour.
+        least = np.float32(-np.expm1(-span_s / self._settings.slow_s))
+        begun = np.float32(span_s) / np.maximum(self._since_s, np.float32(span_s))
+        gain = trusted * np.maximum(least, begun)
         self._heft += gain * (pull - self._heft)
         gain *= np.minimum(pull / np.maximum(self._heft, np.float32(1)), np.float32(_MOST_PULL))
         np.minimum(gain, np.float32(1), out=gain)
@@ -116,7 +124,7 @@ class Drift:
     def measure(self, usable: Bools, span_s: float) -> dict[str, Drifted]:
         """The drift of all levels over the GPUs that are `usable`, `span_s` after the last time."""
         places = self._places
-        ok = usable & ~np.isnan(self.mean)
+        ok = usable & ~np.isnan(self.mean) & (self._since_s >= _BEGUN_S)
         mean = np.where(ok, self.mean, np.float32(0))
         doubt = np.where(ok, self._doubt, np.float32(0))
         weight = ok.astype(np.float32) / (np.float32(0.3) + doubt)
@@ -183,7 +191,8 @@ class Drift:
     def state(self) -> State:
         """All that was learnt, as arrays."""
         kept: State = {
-            "mean": self.mean, "doubt": self._doubt, "heft": self._heft, "rack": self._rack,
+            "mean": self.mean, "doubt": self._doubt, "heft": self._heft,
+            "since_s": self._since_s, "rack": self._rack,
             "hall": self._hall, "suspicious": self._suspicious,
         }  # fmt: skip
         for scope, spans in self._off.items():
