@@ -143,3 +143,14 @@ def test_one_sample_at_work_is_no_quarter_of_an_hour():
         rise = np.where(works, 40.0, 4.0).astype(np.float32)
         drift.follow(np.where(works, 6.0, 0.0).astype(np.float32), nothing, rise, everyone, 30.0)
         assert not drift.measure(everyone, 30.0)["gpu"].lasts.any()
+
+
+def test_a_model_that_is_renewed_at_work_does_not_make_a_resting_gpu_warm():
+    """What is expected at work is 10 °C less now; of the rest before that says nothing."""
+    drift = Drift(layout(1, 1).places, PhysicsSettings())
+    everyone, nothing = np.ones(8, np.bool_), np.zeros(8, np.float32)
+    for tick in range(300):
+        if tick == 240:
+            drift.shift(slice(0, 1), np.full(1, -10.0, np.float32))
+        drift.follow(nothing, nothing, np.full(8, 5.0, np.float32), everyone, 30.0)
+        assert not drift.measure(everyone, 30.0)["gpu"].lasts.any()

@@ -32,6 +32,8 @@ _SIBLINGS = 3
 """A place is compared with its siblings where there are so many."""
 _REST_C, _MOST_PULL = 10.0, 4.0
 """A rise that counts twice as much as none, and how many usual samples one counts for at most."""
+_RENEWED_C = 1.0
+"""A model that changes by more is another one: what was seen by the old one is forgotten."""
 _BEGUN_S = 300.0
 """Of so much at least a mean is looked at."""
 _LEAST_C2 = {"gpu": 0.09, "node": 0.09, "rack": 0.03, "hall": 0.03}
@@ -107,8 +109,14 @@ class Drift:
         self.mean += gain * (np.where(trusted, residual_c, self.mean) - self.mean)
 
     def shift(self, rows: slice, expected_c: Floats) -> None:
-        """Some GPUs are expected to be warmer by so much from now on."""
+        """Some GPUs are expected to be warmer by so much from now on, at the work that they do now:
+        of what they did before that says little where it is much."""
         self.mean[rows] -= expected_c
+        great = np.abs(expected_c) > _RENEWED_C
+        if great.any():
+            gpus = np.zeros(len(self.mean), np.bool_)
+            gpus[rows] = great
+            self.forget(gpus)
 
     def forget(self, gpus: Bools) -> None:
         """The past of some GPUs holds no longer, nor that of places of which nobody else is."""

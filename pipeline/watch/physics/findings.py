@@ -123,10 +123,10 @@ class Findings:
         over = np.zeros(len(ok), np.bool_)
         for key, one in list(self.open.items()):
             mine = self.members(one.scope, one.place)
-            seen = ok[mine]
+            column = sudden_c if one.sudden else creeping_c[one.scope]
+            seen = ok[mine] & ~np.isnan(column[mine])
             if not seen.any():
                 continue
-            column = sudden_c if one.sudden else creeping_c[one.scope]
             one.now_c = float(column[mine][seen].mean())
             one.peak_c = max(one.peak_c, one.now_c)
             one.below_s = one.below_s + step_s if self._low(one, rise_c[mine][seen]) else 0.0
