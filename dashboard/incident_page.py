@@ -157,16 +157,7 @@ def side(found: Json) -> list[Component]:
         ("Concerns", incident.get("concerns", "operator")),
         *(evidence_row(name, value) for name, value in figures.items()),
     ]
-    runbook = incident.get("runbook")
-    link = (
-        [
-            dcc.Link(
-                "Open the runbook", href=f"/runbooks/{quote(runbook)}", className="pw-note pw-link"
-            )
-        ]
-        if runbook
-        else []
-    )
+    link = _runbook(incident.get("runbook"))
     return [
         html.Section(
             [
@@ -182,6 +173,13 @@ def side(found: Json) -> list[Component]:
             className="pw-card nd-card",
         )
     ]
+
+
+def _runbook(name: str | None) -> list[Component]:
+    if not name:
+        return []
+    address = f"/runbooks/{quote(name)}"
+    return [dcc.Link("Open the runbook", href=address, className="pw-note pw-link")]
 
 
 def evidence_row(name: str, value: float) -> tuple[str, str]:
