@@ -24,6 +24,7 @@ HELP = {
     "backup": "Writes the books to one file, while they are in use.",
     "check-rules": "Checks the alert rules, and lists those that hold.",
     "doctor": "Says what is here, what is not, and what to do about it.",
+    "draft-site": "Writes a first site.toml out of what the agents say.",
     "month": "Freezes a month of the ledger, and says which are.",
     "notify-test": "Sends a test message to those who are told of incidents.",
     "import-allocations": "Tells the ledger what a table says of who held which GPUs.",

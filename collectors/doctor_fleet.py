@@ -61,6 +61,9 @@ class NodeSeen(msgspec.Struct, frozen=True):
     dropped: int | None = None
     missing: dict[str, str] = {}
     gpus: list[GpuSeen] = []
+    unlisted: list[str] = []
+    unheard: list[str] = []
+    slots_line: str | None = None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -171,21 +174,51 @@ def fleet_checks(nodes: Sequence[NodeSeen], reporting: Mapping[str, int]) -> lis
 def _node(node: NodeSeen, reporting: int | None) -> Check:
     sick = [f"{gpu.slot} {gpu.state}" for gpu in node.gpus if gpu.state != "ok"]
     if not node.known:
-        if reporting:
-            return Check(node.node, Verdict.WARN, f"{reporting} GPUs report, by no agent of ours")
-        todo = "Start the agent there, or scrape its exporter."
-        return Check(node.node, Verdict.FAIL, "no agent has said anything", todo)
+        return _unheard(node, reporting)
     methods = Counter(gpu.flop_method for gpu in node.gpus if not gpu.parent)
     flop = ", ".join(f"{many} × {method}" for method, many in sorted(methods.items()))
     found = ", ".join(
         filter(None, (f"{node.source} {node.version}", f"driver {node.driver}" if node.driver else "",
                       _clock(node), flop or "no GPUs", *_doubts(node)))
     )  # fmt: skip
+    if node.installed and node.unlisted:
+        return _misfit(node, found)
     if reporting == 0:
         return Check(node.node, Verdict.FAIL, f"silent; {found}", "See whether its agent runs.")
     if sick:
         return Check(node.node, Verdict.FAIL, f"{', '.join(sick)}; {found}", "See its events.")
-    return Check(node.node, Verdict.WARN if _doubts(node) else Verdict.OK, found)
+    if node.installed and node.unheard:
+        return _misfit(node, found)
+    todo = "" if node.installed else "`petawatch draft-site` writes its entry of site.toml."
+    return Check(node.node, Verdict.WARN if _doubts(node) else Verdict.OK, found, todo)
+
+
+def _unheard(node: NodeSeen, reporting: int | None) -> Check:
+    """A node of whose agent nothing is known."""
+    if reporting:
+        return Check(node.node, Verdict.WARN, f"{reporting} GPUs report, by no agent of ours")
+    todo = "Start the agent there, or scrape its exporter."
+    return Check(node.node, Verdict.FAIL, "no agent has said anything", todo)
+
+
+def _misfit(node: NodeSeen, found: str) -> Check:
+    """A node whose GPUs stand elsewhere than the inventory says."""
+    said = [
+        f"GPUs that the inventory lacks, so that they count for nothing: {_few(node.unlisted)}"
+        if node.unlisted
+        else "",
+        f"GPUs of the inventory that its agent does not know: {_few(node.unheard)}"
+        if node.unheard
+        else "",
+    ]
+    where = f"in its entry of site.toml: {node.slots_line}"
+    if node.unlisted:
+        todo = f"Write {where}"
+    elif node.slots_line:
+        todo = f"Look for what has gone, with lspci there; what was taken out, leave out {where}"
+    else:
+        todo = "Run petawatch doctor --gpu there."
+    return Check(node.node, Verdict.FAIL, "; ".join([*filter(None, said), found]), todo)
 
 
 def _clock(node: NodeSeen) -> str:
@@ -231,7 +264,10 @@ def _missing(nodes: Sequence[NodeSeen]) -> list[Check]:
     ]
     checks: list[Check] = []
     for (signal, why), names in grouped(sorted(rows)).items():
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        where = ", ".join(names[:_SHOWN]) + more
-        checks.append(Check(signal, Verdict.WARN, f"not given on {where}: {why}"))
+        checks.append(Check(signal, Verdict.WARN, f"not given on {_few(names)}: {why}"))
     return checks
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

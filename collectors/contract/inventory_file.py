@@ -155,22 +155,23 @@ def _refuse_overlaps(reader: TomlReader, nodes: list[tuple[int, InstalledNode]])
 def dump_inventory(inventory: Inventory) -> str:
     """The text of a `site.toml` that reads back as the same inventory."""
     lines = ["[site]"]
-    lines += [f"{key} = {_quoted(str(getattr(inventory, key)))}" for key in SITE_KEYS]
+    lines += [f"{key} = {quoted(str(getattr(inventory, key)))}" for key in SITE_KEYS]
     for (hall, rack, model, slots, pflops, from_us, to_us), group in groupby(
         inventory.nodes,
         key=lambda n: (n.hall, n.rack, n.model, n.slots, n.pflops_per_gpu, n.from_us, n.to_us),
     ):
-        names = ", ".join(_quoted(node.name) for node in group)
-        lines += ["", "[[nodes]]", f"hall = {_quoted(hall)}", f"rack = {_quoted(rack)}"]
-        lines += [f"names = [{names}]", f"model = {_quoted(model)}"]
-        lines += [f"slots = [{', '.join(_quoted(slot_text(slot)) for slot in slots)}]"]
+        names = ", ".join(quoted(node.name) for node in group)
+        lines += ["", "[[nodes]]", f"hall = {quoted(hall)}", f"rack = {quoted(rack)}"]
+        lines += [f"names = [{names}]", f"model = {quoted(model)}"]
+        lines += [f"slots = [{', '.join(quoted(slot_text(slot)) for slot in slots)}]"]
         lines += [f"pflops_per_gpu = {pflops!r}"]
         bounds = (("from", from_us or None), ("to", to_us))
         lines += [f"{key} = {_moment(us)}" for key, us in bounds if us is not None]
     return "\n".join([*lines, ""])
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A TOML text in quotes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
 

@@ -106,7 +106,7 @@ class TomlEntry:
         """Names of nodes, ranges expanded; at least one."""
         names = [name for pattern in self.texts(key) for name in expand(pattern)]
         for name in names:
-            if not _NAME.fullmatch(name):
+            if not is_name(name):
                 raise self.error(key, f'not a name: {name!r}; write "a03n[01-08]" or a list')
         if not names:
             raise self.error(key, 'write "a03n[01-08]", or a list of names')
@@ -135,6 +135,11 @@ class TomlEntry:
 def _heads(text: str, name: str) -> list[int]:
     head = re.compile(rf"\s*\[\[\s*{re.escape(name)}\s*\]\]")
     return [number for number, line in enumerate(text.split("\n"), 1) if head.match(line)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a node may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def expand(pattern: str) -> list[str]:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import msgspec
 
 from collectors.contract.bus import Bus
-from collectors.kit import plugins
-from collectors.kit.clock import Clock, SystemClock
-from collectors.kit.config import ConfigError, load
+from collectors.kit.buses import open_bus
+from collectors.kit.clock import SystemClock
+from collectors.kit.config import load
 from collectors.kit.lifecycle import stop_signals
 from collectors.kit.options import setting_options
 from collectors.slurm.settings import SlurmSettings
 from collectors.slurm.tools import SlurmAwayError, SlurmTools
 from collectors.slurm.watcher import Watcher
-
-GROUP = "petawatch.buses"
-"""Bus scheme → function of (url, clock) that opens it for reading too."""
 
 
 @click.command("watch-slurm")
@@ -38,21 +34,9 @@ def watch_slurm(*, config: Path | None, to_stdout: bool, **options: object) -> N
         raise click.UsageError("Where to? Give --bus kafka://host:port, or --stdout to print.")
     clock = SystemClock()
     tools = SlurmTools(timeout_s=settings.timeout_s)
-    bus = _open(settings.bus or "sqlite:////dev/null", clock)
+    bus = open_bus(settings.bus or "sqlite:////dev/null", clock)
     watcher = Watcher(settings, bus, tools, clock)
     asyncio.run(_print(watcher) if to_stdout else _watch(watcher, bus))
-
-
-def _open(url: str, clock: Clock) -> Bus:
-    scheme = url.partition("://")[0]
-    if scheme not in plugins.names(GROUP):
-        known = " or ".join(f"{name}://…" for name in plugins.names(GROUP))
-        raise ConfigError(f"not the address of a bus: {url!r}; write {known}")
-    opens: Callable[[str, Clock], Bus] = plugins.load(GROUP, scheme)
-    try:
-        return opens(url, clock)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 async def _watch(watcher: Watcher, bus: Bus) -> None:

@@ -55,6 +55,8 @@ class FleetLog:
         self._events: OrderedDict[_Key, Event] = OrderedDict()
         self.facts: dict[str, tuple[int, NodeFacts]] = {}
         """Node → when the bus took its last facts (µs since 1970), and these."""
+        self.first_us: dict[str, int] = {}
+        """Node → when the bus took the first of its facts that it still has."""
         self.counts: Counter[_Label] = Counter()
         """(kind, code, concerns) → happenings since this process began."""
 
@@ -125,6 +127,7 @@ class FleetLog:
         if before is not None and bus_us >= self._began_us:
             # A spool's file that was made anew counts from the beginning.
             self._board.add("agents_dropped", max(0, facts.dropped - before[1].dropped))
+        self.first_us[facts.node] = min(bus_us, self.first_us.get(facts.node, bus_us))
         self.facts[facts.node] = (bus_us, facts)
 
     def agents(self, installed: Container[str]) -> dict[str, tuple[int, NodeFacts]]:

@@ -9,6 +9,9 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from collectors.contract.facts import NodeFacts
+from collectors.contract.identity import slot_text
+from collectors.contract.inventory import InstalledNode
+from collectors.contract.site_fit import fit_of
 from collectors.contract.topics import Event
 from collectors.contract.xids import ACTIONS, advice
 from pipeline import health as boards
@@ -87,10 +90,21 @@ def facts_row(
     return {**row, "known": True, "age_s": age_s, "clock_offset_us": offset_us}
 
 
+def fit_row(installed: InstalledNode | None, facts: NodeFacts) -> dict[str, Any]:
+    """Where an agent and the inventory differ about a node's GPUs, and what to write."""
+    fit = fit_of(installed, facts.gpus)
+    return {
+        "unlisted": [slot_text(slot) for slot in fit.unlisted],
+        "unheard": [slot_text(slot) for slot in fit.unheard],
+        "slots_line": fit.line,
+    }
+
+
 @router.get("/agents", response_model=models_fleet.Agents, summary="What each agent can measure")
 async def agents(api: Served, query: Annotated[queries.AgentQuery, Query()]) -> Response:
     """Every node of the inventory, and agents of nodes that it lacks: driver, version, clock,
-    spool, how each GPU's FLOP are found, and which signals it does not give and why."""
+    spool, how each GPU's FLOP are found, which signals it does not give and why, and whether its
+    GPUs stand where the inventory says."""
     offsets, now_us = clock_offsets(api), api.deps.clock.wall_us()
     installed = api.places().nodes
     known = api.fleet_log.agents(installed)
@@ -99,10 +113,10 @@ async def agents(api: Served, query: Annotated[queries.AgentQuery, Query()]) -> 
         if query.node not in (None, node):
             continue
         told = known.get(node)
-        row: dict[str, Any] = (
-            {"node": node, "known": False, "clock_offset_us": offsets.get(node)}
-            if told is None
-            else facts_row(told[1], told[0], now_us, offsets.get(node))
-        )
+        row: dict[str, Any] = {"node": node, "known": False, "clock_offset_us": offsets.get(node)}
+        if told is not None:
+            row = facts_row(told[1], told[0], now_us, offsets.get(node))
+            row |= fit_row(installed.get(node), told[1])
+            row["heard_since_us"] = api.fleet_log.first_us[node]
         rows.append({**row, "installed": node in installed})
     return json_response({"agents": rows})

@@ -70,6 +70,18 @@ class AgentRow(BaseModel):
     clock_offset_us: float | None = Field(None, description="Bus time minus the node's, robust.")
     spooled: int | None = None
     dropped: int | None = None
+    heard_since_us: int | None = Field(
+        None, description="When the bus took the oldest of its facts that it still has."
+    )
+    unlisted: list[str] = Field(
+        [], description="GPUs that it speaks of and the inventory lacks: they count for nothing."
+    )
+    unheard: list[str] = Field(
+        [], description="Slots of the inventory that this agent knows nothing of."
+    )
+    slots_line: str | None = Field(
+        None, description="The line of `site.toml` that would fit, where the two differ."
+    )
     missing: dict[str, str] = Field({}, description="What the whole node does not give → why.")
     gpus: list[GpuFactsRow] = []
 

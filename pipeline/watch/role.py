@@ -39,6 +39,7 @@ from pipeline.watch.layout import FleetLayout
 from pipeline.watch.lead import Lead
 from pipeline.watch.snapshot import Snapshot
 from pipeline.watch.state import GAUGES, RATES, FleetState
+from pipeline.watch.strangers import Strangers
 
 _log = logging.getLogger(__name__)
 _LABELS_EVERY = 30
@@ -88,6 +89,7 @@ class Watch:
         self._allocations: dict[bytes, Allocation] = {}
         self._labels: dict[str, tuple[SlotLabels, ...]] = {}
         self._labels_changed: set[str] = set()
+        self._strangers = Strangers()
         self._frames = 0
         self._newest_us = 0
         self._bus_us = 0
@@ -239,6 +241,7 @@ class Watch:
             payloads[b"labels"] = msgspec.json.encode(changed)
             self._labels_changed.clear()
         self._board.set("gpus_unknown", len(state.unknown))
+        self._strangers.look(state)
         topic = options.prefix + LIVE
         return [Message(topic, key, value) for key, value in payloads.items()]
 

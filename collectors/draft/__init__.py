@@ -1,0 +1,1 @@
+"""A first `site.toml` out of what agents say of themselves."""
