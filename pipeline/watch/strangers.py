@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 
+from collectors.contract.inventory import InstalledNode
 from collectors.contract.site_fit import slots_line
 from pipeline.watch.state import FleetState
 
@@ -28,22 +29,21 @@ class Strangers:
         found: defaultdict[str, set[int]] = defaultdict(set)
         for node, slot in state.unknown:
             found[node].add(slot)
+        installed = {node.name: node for node in state.layout.nodes}
         for node, slots in sorted(found.items()):
             if slots != self._told.get(node):
                 self._told[node] = slots
-                _log.warning(
-                    "gpus_unknown node=%s gpus=%d %s", node, len(slots), _todo(state, node, slots)
-                )
+                todo = _todo(state, installed.get(node), slots)
+                _log.warning("gpus_unknown node=%s gpus=%d %s", node, len(slots), todo)
 
 
-def _todo(state: FleetState, node: str, slots: set[int]) -> str:
+def _todo(state: FleetState, installed: InstalledNode | None, slots: set[int]) -> str:
     """What is wrong and what to write, as `petawatch doctor --fleet` says it."""
-    if node not in state.layout.node_names:
+    if installed is None:
         return "the node is not in the inventory; `petawatch draft-site` writes its entry"
+    position = state.layout.position
     heard = {
-        slot
-        for (name, slot), at in state.layout.position.items()
-        if name == node and state.newest_us[at] > 0
+        slot for slot in installed.slots if state.newest_us[position[installed.name, slot]] > 0
     }
     line = slots_line(slots | heard)
     return f"the inventory has other addresses for it, so these count for nothing; write {line}"

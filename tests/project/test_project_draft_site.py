@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import secrets
 import threading
 from collections.abc import Iterator
 from datetime import date
@@ -30,6 +32,7 @@ from collectors.draft.commands import draft_site
 from collectors.draft.heard import Heard
 from collectors.draft.names import fold
 from collectors.draft.text import Wishes, draft
+from collectors.kit.buses import open_bus
 from collectors.kit.clock import SystemClock
 from collectors.kit.config import ConfigError
 from collectors.kit.sqlite_log import SqliteBus
@@ -210,14 +213,14 @@ async def test_the_bus_is_read_beside_its_writer(tmp_path: Path) -> None:
     bus = SqliteBus(file, clock=SystemClock())
     await bus.create_topics(topic_specs("t."))
     options = ["--bus", f"sqlite:///{file}", "--topic-prefix", "t.", "--time-zone", "UTC"]
-    assert run_aside(options).exit_code == 1
+    assert (await asyncio.to_thread(run, *options)).exit_code == 1
     producer = bus.producer()
     await producer.start()
     said = [NodeFacts(f"n{n}", 5, "measured", "0.1.0", "nvml", gpus=TWO) for n in (1, 2)]
     values = [dumps(said[0]), b"no facts", dumps(said[1]), dumps(said[0])]
     await producer.send([Message("t." + FACTS, b"n", value) for value in values])
-    found = run_aside(options)
-    missing = run_aside([*options, "--topic-prefix", "other."])
+    found = await asyncio.to_thread(run, *options)
+    missing = await asyncio.to_thread(run, *options, "--topic-prefix", "other.")
     await producer.stop()
     await bus.close()
     assert found.exit_code == 0, found.output
@@ -228,13 +231,24 @@ async def test_the_bus_is_read_beside_its_writer(tmp_path: Path) -> None:
     assert "other.telemetry.facts is not there" in str(missing.exception)
 
 
-def run_aside(options: list[str]) -> Result:
-    """In a thread of its own, since the command has a loop of its own."""
-    done: list[Result] = []
-    thread = threading.Thread(target=lambda: done.append(run(*options)))
-    thread.start()
-    thread.join()
-    return done[0]
+@pytest.mark.stack
+async def test_kafka_is_read(kafka_url: str) -> None:
+    prefix = f"t{secrets.token_hex(4)}."
+    bus = open_bus(kafka_url, SystemClock())
+    await bus.create_topics([one for one in topic_specs(prefix) if one.name == prefix + FACTS])
+    producer = bus.producer()
+    await producer.start()
+    try:
+        said = [NodeFacts(f"n{n}", 5, "measured", "0.1.0", "nvml", gpus=TWO) for n in (1, 2, 2)]
+        await producer.send([Message(prefix + FACTS, one.key, dumps(one)) for one in said])
+        options = ["--bus", kafka_url, "--topic-prefix", prefix, "--time-zone", "UTC"]
+        found = await asyncio.to_thread(run, *options)
+    finally:
+        await producer.stop()
+        await bus.delete_topics([prefix + FACTS])
+        await bus.close()
+    assert found.exit_code == 0, found.output
+    assert 'names = ["n[1-2]"]' in found.stdout
 
 
 @pytest.fixture
