@@ -14,12 +14,16 @@ from fastapi import FastAPI
 
 from collectors.agent.settings import NodeSettings
 from collectors.agent.source import AgentSource, make_backend
+from collectors.contract.bus import Chunk, Partition
+from collectors.contract.facts import NodeFacts
 from collectors.contract.inventory import Inventory
 from collectors.contract.inventory_file import load_inventory
+from collectors.contract.topics import FACTS, dumps
 from collectors.doctor import doctor
 from collectors.draft.commands import draft_site
 from pipeline.api.app import create_app
 from pipeline.api.deps import ApiDeps
+from pipeline.api.fleet_log import FleetLog
 from pipeline.api.models_fleet import Agents
 from pipeline.api.server import run_server
 from pipeline.api.settings import ApiSettings
@@ -134,6 +138,15 @@ async def test_whose_addresses_are_made_up_is_told_the_line_that_fits(
         [node] = load_inventory(file).nodes
         assert (node.name, node.model) == ("a03n01", "H800-SXM")
         assert node.slots == holds[-1].nodes[0].slots
+
+
+async def test_the_first_word_of_a_node_is_remembered(centre: Centre) -> None:
+    log = FleetLog(centre.bus, "t.", centre.clock, centre.board)
+    value = dumps(NodeFacts("n1", 5, "measured", "0.1.0", "nvml"))
+    for offset, bus_us in enumerate((200, 100, 300)):
+        log.take([Chunk(Partition("t." + FACTS, 0), [offset], [bus_us], [b"n1"], [value])])
+    assert log.first_us == {"n1": 100}
+    assert log.facts["n1"][0] == 300
 
 
 async def test_the_api_says_where_agent_and_inventory_differ(
