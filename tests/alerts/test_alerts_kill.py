@@ -278,7 +278,7 @@ def compare(played: Played, repeats: int = KILLS) -> None:
     assert sum(until.values()) - len(until) <= repeats, until
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 async def test_deaths_on_the_embedded_bus(tmp_path: Path) -> None:
     """One process alone may have that bus open: the task dies, wherever it stands."""
     settings = msgspec.convert({"data": tmp_path, "site": "demo", "gpu_partitions": 4}, Settings)
@@ -286,7 +286,7 @@ async def test_deaths_on_the_embedded_bus(tmp_path: Path) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 async def test_kills_on_kafka(kafka_url: str, tmp_path: Path) -> None:
     prefix = f"alerts-{secrets.token_hex(4)}-"
     settings = msgspec.convert(

@@ -100,7 +100,7 @@ class Pair:
             await one.end()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 async def test_standby_on_the_embedded_bus(tmp_path: Path) -> None:
     """Of one process, which alone may have that bus open."""
     settings = msgspec.convert({"data": tmp_path, "site": "demo", "gpu_partitions": 4}, Settings)
@@ -111,7 +111,7 @@ async def test_standby_on_the_embedded_bus(tmp_path: Path) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 async def test_standby_on_kafka(kafka_url: str, tmp_path: Path) -> None:
     settings = msgspec.convert(
         {"bus": kafka_url, "data": tmp_path, "site": "demo", "gpu_partitions": 4,

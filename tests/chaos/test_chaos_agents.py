@@ -23,7 +23,7 @@ from pipeline.bus.kafka import KafkaBus
 from pipeline.commands.wiring import topics
 from pipeline.settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 KILLS = 8
 STATES = ("active_us", "idle_us", "down_us", "unobserved_us")
 

@@ -28,7 +28,7 @@ from pipeline.bus.kafka import KafkaBus
 from pipeline.commands.wiring import topics
 from pipeline.settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 AWAY_S = 30 * 60 / SPEED
 AWAY_RECORDS = int(20 * 60 / INTERVAL_S) + 1
 """Taken without a broker, at least: a busy machine needs longer for them than AWAY_S."""

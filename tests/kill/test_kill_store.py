@@ -20,7 +20,7 @@ from collectors.simulator.source import SimulatorSource, create
 from pipeline.commands.wiring import install, topics
 from pipeline.settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 ROUNDS = 10
 ASSIGNED = "assigned partitions="
 

@@ -26,7 +26,7 @@ def records_in(bus: Path) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_minutes_and_hours_equal_the_oracle_after_ten_kills(tmp_path: Path) -> None:
     rng = random.Random(20)
     data, log = tmp_path / "data", tmp_path / "up.log"

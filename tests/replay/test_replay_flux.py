@@ -24,7 +24,7 @@ from collectors.kit.clock import SystemClock
 from pipeline.commands.wiring import Installation, install, topics
 from pipeline.settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 HERE = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PETAWATCH_RECORDINGS", HERE.parents[1] / "shared" / "data"))
 CAPTURES = [
