@@ -236,7 +236,7 @@ def _secrets_read(given: dict[str, _Given], settings: Mapping[str, Setting]) -> 
             raise ConfigError(f"{source.place}: give {name} or {name}_file, not both")
         try:
             text = Path(str(source.value)).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: nobody's home
             raise ConfigError(f"{source.place}: {source.value} cannot be read as text") from error
         if not text:
             raise ConfigError(f"{source.place}: {source.value} is empty")
@@ -290,5 +290,8 @@ def _in_words(wanted: str) -> str:
 
 def _path_hook(kind: type[Any], value: object) -> Any:
     if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as error:
+            raise ValueError("a path in a home folder that there is") from error
     raise TypeError(f"Expected `{kind.__name__}`")

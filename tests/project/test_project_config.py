@@ -150,6 +150,12 @@ def test_not_loopback(host: str) -> None:
     assert not load(Settings, environ={"PETAWATCH_HOST": host}).loopback
 
 
+@pytest.mark.parametrize("name", ["data", "api_token_file"])
+def test_a_home_folder_of_nobody_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^option --{name.replace('_', '-')}: "):
+        load(Settings, environ={}, options={name: "~no such user/x"})
+
+
 @given(st.sampled_from(describe(Settings)), st.text(max_size=20))
 def test_any_text_is_taken_or_refused_by_name(item: object, value: str) -> None:
     name = getattr(item, "name")  # noqa: B009
