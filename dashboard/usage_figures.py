@@ -14,6 +14,7 @@ _LINES = (
     ("active", "Active", "#3f8fd9"),
     ("delivered", "Delivered", "#1d9a6c"),
 )
+_DAY_MS, _FEW_DAYS = 86_400_000, 10
 _HEAT = [[0.0, "#16222f"], [0.25, "#1f4b73"], [0.5, "#2f7fb8"], [0.75, "#4cb8ff"], [1.0, "#d5efff"]]
 
 
@@ -27,6 +28,12 @@ def _layout(height: int, **more: Any) -> dict[str, Any]:
         "height": height, "margin": {"l": 44, "r": 12, "t": 8, "b": 34}, "font": _FONT,
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", **more,
     }  # fmt: skip
+
+
+def _day_axis(days: Sequence[str]) -> dict[str, Any]:
+    # Of a few days Plotly would name each several times.
+    every = {"dtick": _DAY_MS} if len(days) <= _FEW_DAYS else {}
+    return {"type": "date", "showgrid": False, "tickformat": "%-d %b", **every}
 
 
 def days_figure(rows: Sequence[Json]) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def days_figure(rows: Sequence[Json]) -> dict[str, Any]:
         300,
         hovermode="x unified",
         legend={"orientation": "h", "y": 1.12, "x": 0},
-        xaxis={"type": "date", "showgrid": False, "tickformat": "%-d %b"},
+        xaxis=_day_axis(days),
         yaxis={"range": [0, 100], "ticksuffix": " %", "nticks": 5, "zeroline": False},
     )
     layout["margin"]["t"] = 26
@@ -68,14 +75,14 @@ def hours_figure(rows: Sequence[Json], time_zone: str) -> dict[str, Any]:
         "data": [
             {
                 "type": "heatmap", "x": days, "y": list(range(24)), "z": values, "xgap": 1,
-                "ygap": 1, "zmin": 0, "colorscale": _HEAT,
+                "ygap": 1, "colorscale": _HEAT,
                 "colorbar": {"ticksuffix": " %", "thickness": 10, "outlinewidth": 0, "nticks": 5},
                 "hovertemplate": "%{x|%-d %b} %{y}:00, delivered %{z:.1f} %<extra></extra>",
             }
         ],
         "layout": _layout(
             300,
-            xaxis={"type": "date", "showgrid": False, "tickformat": "%-d %b"},
+            xaxis=_day_axis(days),
             yaxis={"autorange": "reversed", "showgrid": False, "dtick": 6, "ticksuffix": ":00", "zeroline": False},
         ),
     }  # fmt: skip

@@ -40,6 +40,13 @@ def test_days_have_a_line_per_step_and_gaps_where_nothing_is() -> None:
     assert figure["data"][2]["y"] == [50.0, None]
 
 
+def test_each_of_a_few_days_is_named_once() -> None:
+    days = [row(0.5, day=f"2026-10-{day:02}") for day in range(1, 32)]
+    few, many = (days_figure(days[:count])["layout"]["xaxis"] for count in (3, 31))
+    assert few["dtick"] == 24 * 3600 * 1000
+    assert "dtick" not in many
+
+
 def _us(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000
 
