@@ -397,7 +397,8 @@ async def test_the_health_page_counts_down_to_the_end_of_a_month_s_minutes(world
     assert await left(91) == 90.0
     stop, settings_ = asyncio.Event(), {"interval_s": 0.0, "minutes_days": 30.0}
     running = asyncio.create_task(world.books(**settings_).run(stop))
-    while world.board.value("unfrozen_left_days") is None:  # noqa: ASYNC110 - it is in a thread
+    while world.board.value("unfrozen_left_days") is None:
+        assert not running.done()
         await asyncio.sleep(0.01)
     assert world.board.value("unfrozen_left_days") == 30.0
     stop.set()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dashboard.evidence import LAG_S, evidence_figure, expected, smoothed
 from dashboard.incident_chart import evidence, subject_of_chart
 from dashboard.incident_page import evidence_row, lead
+
+if TYPE_CHECKING:
+    from dashboard.api_client import ApiClient
 
 _S = 1_000_000
 _SINCE = 600 * _S
@@ -128,16 +131,17 @@ class _Series:
 
 
 async def test_a_neighbour_in_the_place_of_a_gpu_that_tells_nothing_is_said_to_be_one() -> None:
+    api = cast("ApiClient", _Series())
     gpu = {"scope": "gpu", "name": "n1·5", "node": "n1", "slot": "0000:05:00.0"}
     incident = {
         "subject": gpu,
         "opened": "2026-11-24T05:50:00Z",
         "opened_us": 1_795_499_400_000_000,
     }
-    _, of = await evidence(_Series(), incident)  # type: ignore[arg-type]
+    _, of = await evidence(api, incident)
     assert (
         of
         == "n1 / 0000:01:00.0, a neighbour: there are no samples of 0000:05:00.0, no margin is told"
     )
-    _, of = await evidence(_Series(), {**incident, "subject": {**gpu, "slot": "0000:01:00.0"}})  # type: ignore[arg-type]
+    _, of = await evidence(api, {**incident, "subject": {**gpu, "slot": "0000:01:00.0"}})
     assert of == "n1 / 0000:01:00.0, no margin is told"

@@ -18,7 +18,7 @@ NODE = slice(40, 48)
 
 
 @pytest.fixture(scope="module")
-def _learnt() -> Learnt:  # pyright: ignore[reportUnusedFunction]
+def learnt_once() -> Learnt:
     world = World(layout(2))
     detector = ThermalDetector(world.floor)
     for _ in range(2_400):
@@ -27,9 +27,9 @@ def _learnt() -> Learnt:  # pyright: ignore[reportUnusedFunction]
 
 
 @pytest.fixture
-def learnt(_learnt: Learnt) -> Learnt:
+def learnt(learnt_once: Learnt) -> Learnt:
     """A world and who has learnt it for forty minutes, for each test anew."""
-    return deepcopy(_learnt)
+    return deepcopy(learnt_once)
 
 
 def warmer(said: Readings, gpus: slice, more_c: float) -> Readings:
